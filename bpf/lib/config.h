@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* bpf/lib/config.h - load-time constants, one set per node, never per endpoint.
+ * User space writes them into .rodata before the load; the verifier then removes what is off. */
+#pragma once
+
+#include "common.h"
+
+enum podwire_host_routing {
+	PODWIRE_HOST_ROUTING_LEGACY = 0, /* every packet crosses the host's stack and its netfilter hooks */
+	PODWIRE_HOST_ROUTING_EBPF = 1,	 /* bpf_redirect_peer and bpf_redirect_neigh */
+};
+
+/* How packets are delivered: enum podwire_host_routing. */
+const volatile __u32 cfg_host_routing = PODWIRE_HOST_ROUTING_LEGACY;
+/* The node's own address, network order: source of masqueraded packets. */
+const volatile __be32 cfg_node_ip4 = 0;
+/* The pods' gateway, network order (169.254.1.1): ARP requests for it are answered in place. */
+const volatile __be32 cfg_gateway_ip4 = 0;
+/* MAC address of every host-side veth: the gateway's MAC address as pods see it. */
+const volatile __u8 cfg_host_mac[ETH_ALEN] = { 0 };
+/* Ports and ICMP ids that masqueraded flows use, host order, both included. The host must not use them:
+ * keep ip_local_port_range and node ports outside. */
+const volatile __u16 cfg_nat_port_min = 32768;
+const volatile __u16 cfg_nat_port_max = 60999;
+/* Bytes of the largest IP packet that pods and the node's devices carry. Larger ones go to the stack, which
+ * answers "fragmentation needed" or fragments. */
+const volatile __u32 cfg_mtu = 1500;
+/* 1: packets from pods to destinations outside the cluster leave with the node's address. */
+const volatile __u8 cfg_masquerade = 1;
+/* Drop events per second and CPU; 0 sends none. The counters always count. */
+const volatile __u32 cfg_event_rate = 100;
+
+static __always_inline bool ebpf_host_routing(void)
+{
+	return cfg_host_routing == PODWIRE_HOST_ROUTING_EBPF;
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* bpf/lib/events.h - records for user space, through one ring buffer, rate-limited per CPU. */
+#pragma once
+
+#include "common.h"
+#include "config.h"
+
+#define PODWIRE_EVENT_VERSION 1
+
+enum podwire_event_type {
+	PODWIRE_EVENT_DROP = 1, /* Cilium's monitor message number */
+};
+
+/* Which program speaks. */
+enum podwire_program {
+	PODWIRE_PROGRAM_FROM_POD = 1,
+	PODWIRE_PROGRAM_TO_POD = 2,
+	PODWIRE_PROGRAM_FROM_NETDEV = 3,
+	PODWIRE_PROGRAM_TO_NETDEV = 4,
+};
+
+struct podwire_event {
+	__u8 version;	/* PODWIRE_EVENT_VERSION; a reader refuses what it does not know */
+	__u8 type;	/* enum podwire_event_type */
+	__u8 reason;	/* enum podwire_drop_reason */
+	__u8 direction; /* enum podwire_direction */
+	__u8 program;	/* enum podwire_program */
+	__u8 family;	/* 4, 6, or 0 when the packet is neither */
+	__u8 protocol;	/* IP protocol; 0 when unknown */
+	__u8 pad;
+	__u16 line;	  /* source line that refused the packet */
+	__u16 ether_type; /* host order */
+	__u32 ifindex;	  /* interface whose hook saw the packet */
+	__u32 packet_length;
+	__u32 suppressed;	 /* events that the rate limit withheld on this CPU since the last one */
+	__u64 timestamp;	 /* nanoseconds, CLOCK_MONOTONIC */
+	__u8 source_address[16]; /* IPv4 uses the first four bytes */
+	__u8 destination_address[16];
+	__be16 source_port; /* ICMP: see docs/datapath.md */
+	__be16 destination_port;
+	__u32 cpu;
+};
+ASSERT_SIZE(struct podwire_event, 72);
+
+struct podwire_event_budget {
+	__u64 second; /* the second that `sent` counts */
+	__u32 sent;
+	__u32 suppressed;
+};
+ASSERT_SIZE(struct podwire_event_budget, 16);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 18); /* bytes */
+} podwire_events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct podwire_event_budget);
+} podwire_event_budget SEC(".maps");
+
+EXPORT_TYPE(struct podwire_event, event);
+EXPORT_TYPE(enum podwire_event_type, event_type);
+EXPORT_TYPE(enum podwire_program, program);

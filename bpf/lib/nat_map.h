@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* bpf/lib/nat_map.h - masquerade table. A masqueraded flow has two entries: the tuple as the pod sends it
+ * says what the source becomes; the tuple as the answer carries it says what the destination becomes. */
+#pragma once
+
+#include "common.h"
+#include "tuple.h"
+
+struct podwire_nat4 {
+	__be32 address; /* rewritten to this address */
+	__be16 port;	/* and this port or ICMP identifier */
+	__u8 reverse;	/* 0: rewrites the source of outgoing packets; 1: the destination of answers */
+	__u8 pad;
+	__u32 seen_jiffies; /* low half of the tick that last_seen was taken in */
+	__u32 pad2;
+	__u64 created;	 /* nanoseconds, CLOCK_MONOTONIC */
+	__u64 last_seen; /* nanoseconds, CLOCK_MONOTONIC, to a tick's precision */
+};
+ASSERT_SIZE(struct podwire_nat4, 32);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, struct podwire_tuple4);
+	__type(value, struct podwire_nat4);
+} podwire_nat4 SEC(".maps");
