@@ -1,0 +1,39 @@
+"""Binding to libbpf: objects, maps, programs, links, tc filters, ring buffers, typed by BTF.
+
+Knows nothing of podwire's datapath. Calls block and release the interpreter lock; handles may be used from
+any thread, one at a time.
+"""
+
+from .btf import Btf
+from .codec import Codec, codec_for
+from .errors import BpfError, LayoutError, LoadError
+from .links import Link, LinkInfo, Tcx
+from .maps import Map, MapInfo, MapType, Update, possible_cpus
+from .objects import BpfObject, MapDeclaration
+from .programs import Program, ProgramInfo, TestRun
+from .ringbuf import RingBuffer
+from .tc import TcHook
+
+__all__ = [
+    "BpfError",
+    "BpfObject",
+    "Btf",
+    "Codec",
+    "LayoutError",
+    "Link",
+    "LinkInfo",
+    "LoadError",
+    "Map",
+    "MapDeclaration",
+    "MapInfo",
+    "MapType",
+    "Program",
+    "ProgramInfo",
+    "RingBuffer",
+    "TcHook",
+    "Tcx",
+    "TestRun",
+    "Update",
+    "codec_for",
+    "possible_cpus",
+]
