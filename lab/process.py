@@ -1,0 +1,103 @@
+"""Run other programs: their output goes to a log, their failures become ``LabError``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lab.errors import LabError
+
+Log = Callable[[str], object]
+
+
+def run(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    what: str = "",
+    hint: str = "",
+    check: bool = True,
+    timeout: float | None = None,
+    stdin: str | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a short command and return its result. With ``check`` a failure raises ``LabError`` naming it."""
+    words = [os.fspath(word) for word in command]
+    try:
+        result = subprocess.run(
+            words,
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            input=stdin if stdin is not None else "",
+            env=dict(env) if env is not None else None,
+            cwd=cwd,
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{words[0]} is not installed", "Run `make bootstrap`") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"{what or ' '.join(words)}: no end after {timeout:.0f} s", hint) from error
+    if check and result.returncode:
+        raise failure(words, result.returncode, result.stderr.strip() or result.stdout.strip(), what, hint)
+    return result
+
+
+def stream(
+    command: Sequence[str | os.PathLike[str]],
+    log: Log,
+    *,
+    what: str = "",
+    hint: str = "",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> None:
+    """Run a long command; every line of its output goes to ``log``. A failure raises ``LabError``.
+
+    The command runs in a process group of its own, which is ended when we are.
+    """
+    words = [os.fspath(word) for word in command]
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=dict(env) if env is not None else None,
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{words[0]} is not installed", "Run `make bootstrap`") from error
+    last: list[str] = []
+    try:
+        assert process.stdout
+        for line in process.stdout:
+            log(line.rstrip("\n"))
+            last = [*last[-14:], line.rstrip("\n")]
+        process.wait()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if process.returncode:
+        raise failure(words, process.returncode, "\n".join(last), what, hint)
+
+
+def failure(words: Sequence[str], code: int, output: str, what: str, hint: str) -> LabError:
+    """The error for a command that ended with ``code``."""
+    shown = "\n".join(f"  {line}" for line in output.splitlines()[-15:])
+    subject = f"{what} failed" if what else "a command failed"
+    return LabError(f"{subject} (exit {code}): {' '.join(words)[:300]}\n{shown}".rstrip(), hint)

@@ -1,0 +1,67 @@
+"""Root filesystems made of Debian packages, as tar files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from lab.process import Log, run, stream
+
+SUITE = "bookworm"
+COMPONENTS = "main non-free"
+DEFAULT_MIRROR = ""
+# Documentation and translations are half of a small image.
+SLIM = (
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+)
+
+
+def read_packages(path: Path) -> list[str]:
+    """Package names of a list with one name a line and # comments."""
+    return [word for line in path.read_text().splitlines() for word in line.split("#")[0].split()]
+
+
+def mirror() -> str:
+    """The Debian mirror this machine itself installs from; PODWIRE_DEBIAN_MIRROR overrides it."""
+    chosen = os.environ.get("PODWIRE_DEBIAN_MIRROR")
+    if chosen:
+        return chosen
+    listed = run(
+        ["apt-get", "indextargets", "--format", "$(SITE)|$(ORIGIN)|$(LABEL)|$(COMPONENT)"], check=False
+    ).stdout
+    for line in listed.splitlines():
+        site, _, rest = line.partition("|")
+        if rest == "Debian|Debian|main":
+            return site
+    return DEFAULT_MIRROR
+
+
+def build(
+    target: Path,
+    packages: Iterable[str],
+    log: Log,
+    *,
+    variant: str = "minbase",
+    hooks: Iterable[str] = (),
+) -> None:
+    """Write a root filesystem with the packages and what they depend on to the tar file ``target``.
+
+    ``variant`` and ``hooks`` (shell commands run with the root directory as $1) are mmdebstrap's.
+    """
+    command = ["mmdebstrap", "--mode=root", f"--variant={variant}", "--format=tar"]
+    command += ["--aptopt=APT::Install-Recommends false", "--aptopt=Acquire::Retries 3"]
+    command += [f"--dpkgopt={option}" for option in SLIM] if variant != "extract" else []
+    command += [f"--include={','.join(packages)}"]
+    command += [f"--customize-hook={hook}" for hook in hooks]
+    command += [SUITE, os.fspath(target), f"deb {mirror()} {SUITE} {COMPONENTS}"]
+    stream(
+        command,
+        log,
+        what=f"making the root filesystem {target.name}",
+        hint="If packages could not be fetched, see that `apt-get update` works, or set PODWIRE_DEBIAN_MIRROR",
+    )
