@@ -33,6 +33,8 @@ class MapDeclaration:
     value_size: int
     max_entries: int
     flags: int
+    key_fields: tuple[str, ...] = ()
+    value_fields: tuple[str, ...] = ()
 
     @property
     def type_name(self) -> str:
@@ -122,16 +124,29 @@ class BpfObject:
 
     def declarations(self) -> dict[str, MapDeclaration]:
         """Maps the object declares (not the ones behind its variables)."""
-        api = lib()
+        internal = lib().bpf_map__is_internal
         return {
-            name: MapDeclaration(
-                name, api.bpf_map__type(pointer), api.bpf_map__key_size(pointer),
-                api.bpf_map__value_size(pointer), api.bpf_map__max_entries(pointer),
-                api.bpf_map__map_flags(pointer),
-            )
+            name: self._declaration(name, pointer)
             for name, pointer in self._maps().items()
-            if not api.bpf_map__is_internal(pointer)
-        }  # fmt: skip
+            if not internal(pointer)
+        }
+
+    def _declaration(self, name: str, pointer: Any) -> MapDeclaration:
+        api = lib()
+
+        def fields(type_id: int) -> tuple[str, ...]:
+            return codec_for(self.btf, type_id).fields if type_id else ()
+
+        return MapDeclaration(
+            name=name,
+            type=api.bpf_map__type(pointer),
+            key_size=api.bpf_map__key_size(pointer),
+            value_size=api.bpf_map__value_size(pointer),
+            max_entries=api.bpf_map__max_entries(pointer),
+            flags=api.bpf_map__map_flags(pointer),
+            key_fields=fields(api.bpf_map__btf_key_type_id(pointer)),
+            value_fields=fields(api.bpf_map__btf_value_type_id(pointer)),
+        )
 
     def set_max_entries(self, name: str, entries: int) -> None:
         """Change the size of a declared map."""

@@ -26,18 +26,23 @@ class TcHook(enum.IntEnum):
     EGRESS = 2
 
 
-def attach(program: Program, ifindex: int, hook: TcHook) -> None:
-    """Attach, or replace what this function attached before; creates the clsact qdisc when missing."""
+def attach(program: Program, ifindex: int, hook: TcHook) -> bool:
+    """Attach, or replace what this function attached before.
+
+    Creates the clsact qdisc when missing, and says whether it did.
+    """
     where = _hook(ifindex, hook)
     with collect_messages():
         result = lib().bpf_tc_hook_create(where)
-        if result < 0 and last_errno(result) != errno.EEXIST:
+        created = bool(result >= 0)
+        if not created and last_errno(result) != errno.EEXIST:
             raise BpfError("create", f"clsact qdisc on device {ifindex}", last_errno(result))
         result = lib().bpf_tc_attach(where, _options(prog_fd=program.fd, flags=_REPLACE))
     if result < 0:
         raise BpfError(
             "attach", f"program {program.label} to device {ifindex} ({hook.name.lower()})", last_errno(result)
         )
+    return created
 
 
 def query(ifindex: int, hook: TcHook) -> int | None:

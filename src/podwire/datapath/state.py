@@ -1,0 +1,76 @@
+"""What the node remembers about its datapath across restarts and reboots: ``datapath.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .config import DatapathConfig
+from .errors import DatapathError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """``digest`` stands for objects, constants and map sizes; ``programs`` are the ids loaded from them.
+
+    Ids are never used twice while a kernel runs, so a pinned program with the id noted here was loaded from
+    ``digest``, whatever happened in between.
+    """
+
+    objects: str
+    config: DatapathConfig
+    devices: tuple[str, ...]
+    digest: str
+    attach: str
+    host_routing: str
+    reason: str
+    programs: dict[str, int] = field(default_factory=dict)
+    qdiscs: tuple[int, ...] = ()
+    mounted: bool = False
+    features: dict[str, Any] = field(default_factory=dict)
+    recreated: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        values = asdict(self) | {"config": self.config.to_dict(), "version": VERSION}
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def read(path: Path) -> State | None:
+    """The remembered state; None when there is none, or none that this version can read."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return None
+    if not isinstance(values, dict) or values.pop("version", None) != VERSION:
+        return None
+    try:
+        values["config"] = DatapathConfig.from_dict(values["config"])
+        values["devices"] = tuple(values["devices"])
+        values["qdiscs"] = tuple(values["qdiscs"])
+        return State(**values)
+    except (DatapathError, KeyError, TypeError):
+        return None
+
+
+def write(path: Path, state: State) -> None:
+    """Replace the file in one step, flushed to disk; raises DatapathError (disk full, read-only)."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w") as file:
+            file.write(state.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DatapathError(
+            f"cannot write {path}: {error.strerror}", f"Look at the free space of {path.parent} (df -h)."
+        ) from error
