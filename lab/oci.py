@@ -1,4 +1,4 @@
-"""Container images made without a container engine: a root filesystem and a configuration become an OCI archive.
+"""Container images made without a container engine: a root filesystem and a configuration become an archive.
 
 ``ctr images import`` and ``podman load`` read the result.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,27 +42,40 @@ def mirror() -> str:
     return DEFAULT_MIRROR
 
 
-def build(
-    target: Path,
-    packages: Iterable[str],
-    log: Log,
-    *,
-    variant: str = "minbase",
-    hooks: Iterable[str] = (),
-) -> None:
-    """Write a root filesystem with the packages and what they depend on to the tar file ``target``.
+def build(target: Path, packages: Iterable[str], log: Log, *, hooks: Iterable[str] = ()) -> None:
+    """Write an installed minimal system with the packages to the tar file ``target``.
 
-    ``variant`` and ``hooks`` (shell commands run with the root directory as $1) are mmdebstrap's.
+    ``hooks`` are shell commands that run at the end with the root directory as $1.
     """
-    command = ["mmdebstrap", "--mode=root", f"--variant={variant}", "--format=tar"]
-    command += ["--aptopt=APT::Install-Recommends false", "--aptopt=Acquire::Retries 3"]
-    command += [f"--dpkgopt={option}" for option in SLIM] if variant != "extract" else []
-    command += [f"--include={','.join(packages)}"]
+    command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"]
+    command += [f"--dpkgopt={option}" for option in SLIM]
     command += [f"--customize-hook={hook}" for hook in hooks]
-    command += [SUITE, os.fspath(target), f"deb {mirror()} {SUITE} {COMPONENTS}"]
+    _mmdebstrap(command, target, packages, log)
+
+
+def extract(directory: Path, packages: Iterable[str], log: Log) -> None:
+    """Unpack the packages and what they depend on into ``directory``, without installing them.
+
+    Nothing is configured and documentation is left out: the base of a small container image.
+    """
+    _mmdebstrap(
+        ["mmdebstrap", "--mode=root", "--variant=extract", "--format=directory"], directory, packages, log
+    )
+    for unwanted in ("doc", "man", "info", "locale", "lintian", "bash-completion", "perl", "perl5"):
+        shutil.rmtree(directory / "usr/share" / unwanted, ignore_errors=True)
+    for unwanted in ("perl", "perl-base", "gconv"):
+        for place in (directory / "usr/lib").glob(f"*/{unwanted}"):
+            shutil.rmtree(place)
+
+
+def _mmdebstrap(command: list[str], target: Path, packages: Iterable[str], log: Log) -> None:
+    command += ["--aptopt=APT::Install-Recommends false", "--aptopt=Acquire::Retries 3"]
+    command += [f"--include={','.join(packages)}", SUITE, os.fspath(target)]
+    command += [f"deb {mirror()} {SUITE} {COMPONENTS}"]
     stream(
         command,
         log,
         what=f"making the root filesystem {target.name}",
-        hint="If packages could not be fetched, see that `apt-get update` works, or set PODWIRE_DEBIAN_MIRROR",
+        hint="If packages could not be fetched, see that `apt-get update` works, "
+        "or set PODWIRE_DEBIAN_MIRROR",
     )
