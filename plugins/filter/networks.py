@@ -58,7 +58,9 @@ def node_networks(facts: Mapping[str, Any]) -> dict[str, str]:
         first = [device["ipv4"]] if device.get("ipv4") else []
         for address in first + list(device.get("ipv4_secondaries", [])):
             prefix = f"{address['address']}/{address.get('netmask') or address.get('prefix') or 32}"
-            networks[f"{name}'s network"] = str(ipaddress.ip_network(prefix, strict=False))
+            networks[f"the network of {address['address']} on {name}"] = str(
+                ipaddress.ip_network(prefix, strict=False)
+            )
     return networks
 
 

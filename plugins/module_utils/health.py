@@ -31,7 +31,10 @@ class Health:
         """One line per reason why the gate is shut."""
         if not self.reachable:
             return [self.error]
-        return [f"{check.get('name', '?')}: {check.get('detail') or 'no detail given'}" for check in self.failing()]
+        return [
+            f"{check.get('name', '?')}: {check.get('detail') or 'no detail given'}"
+            for check in self.failing()
+        ]
 
 
 def read_health(client: AgentClient, *, probe: bool) -> Health:

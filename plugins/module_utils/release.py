@@ -152,8 +152,12 @@ def unpack(bundle: Path, directory: Path) -> None:
         with tarfile.open(bundle) as archive:
             for member in archive.getmembers():
                 inside = os.path.normpath(member.name)
-                if inside.startswith(("/", "..")) or not (member.isfile() or member.isdir() or member.issym()):
-                    raise PodwireError(f"the bundle {bundle} holds {member.name!r}, which does not belong in a bundle")
+                if inside.startswith(("/", "..")) or not (
+                    member.isfile() or member.isdir() or member.issym()
+                ):
+                    raise PodwireError(
+                        f"the bundle {bundle} holds {member.name!r}, which does not belong in a bundle"
+                    )
             if hasattr(tarfile, "tar_filter"):
                 archive.extractall(directory, filter="tar")
             else:  # Python 3.10 and 3.11 without the backport; the members were checked above
@@ -171,7 +175,12 @@ def make_environment(directory: Path, python: str) -> None:
     if not pip:
         raise PodwireError(f"the bundle holds no wheels/pip-*.whl ({wheels})", "Build the bundle again.")
     run([python, "-I", "-m", "venv", "--without-pip", str(directory)], "create the virtual environment")
-    environment = {"PYTHONPATH": str(pip[-1]), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
+    environment = {
+        "PYTHONPATH": str(pip[-1]),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LC_ALL": "C.UTF-8",
+    }
     run(
         [
             str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-index", "--no-cache-dir",
@@ -198,7 +207,12 @@ def run(command: list[str], purpose: str, *, environment: dict[str, str] | None 
 
 def after(have: Installed, steps: list[Step], links: dict[str, str]) -> Installed:
     """Return what a node has once ``steps`` are done. Pure: this is what check mode reports."""
-    releases, unfinished, current, known = list(have.releases), list(have.unfinished), have.current, dict(have.links)
+    releases, unfinished, current, known = (
+        list(have.releases),
+        list(have.unfinished),
+        have.current,
+        dict(have.links),
+    )
     for step in steps:
         if step.verb == "clear":
             unfinished.remove(step.subject)

@@ -87,7 +87,9 @@ def kubectl(module: AnsibleModule, *arguments: str, accept: tuple[int, ...] = (0
             env=clean_environment(os.environ),
         )
     except subprocess.TimeoutExpired:
-        module.fail_json(msg=f"{' '.join(command)} did not end within {TIMEOUT} s. Is the API server of this node up?")
+        module.fail_json(
+            msg=f"{' '.join(command)} did not end within {TIMEOUT} s. Is the API server of this node up?"
+        )
     if done.returncode not in accept or (done.returncode and done.stderr.startswith(("error", "Error"))):
         said = (done.stderr or done.stdout).strip()
         module.fail_json(msg=f"{' '.join(command)} ended with {done.returncode}: {said}")

@@ -143,7 +143,9 @@ def main() -> None:
     try:
         if not module.check_mode:
             bundle = Path(options["bundle"]) if options["bundle"] else None
-            release.apply(steps, root=root, bundle=bundle, python=options["python"] or sys.executable, links=links)
+            release.apply(
+                steps, root=root, bundle=bundle, python=options["python"] or sys.executable, links=links
+            )
     except PodwireError as error:
         module.fail_json(changed=False, steps=[str(step) for step in steps], **error.result())
     module.exit_json(
