@@ -1,0 +1,36 @@
+"""The cgroup that kubelet puts its pods under, one per node: nodes of a lab share one kernel and some hierarchies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def hierarchies(mounts: Iterable[str]) -> list[Path]:
+    """The mount points of all version 1 hierarchies, from the lines of /proc/self/mounts."""
+    fields = (line.split() for line in mounts)
+    return [Path(entry[1]) for entry in fields if len(entry) > 2 and entry[2] == "cgroup"]
+
+
+def create(name: str) -> None:
+    """Make cgroup name in every hierarchy, able to hold processes."""
+    for root in hierarchies(Path("/proc/self/mounts").read_text().splitlines()):
+        path = root / name
+        path.mkdir(exist_ok=True)
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            if (path / setting).exists() and not (path / setting).read_text().strip():
+                (path / setting).write_text((root / setting).read_text())
+
+
+def remove(name: str) -> None:
+    """Remove cgroup name and what is below it, as far as it is empty."""
+    for root in hierarchies(Path("/proc/self/mounts").read_text().splitlines()):
+        top = root / name
+        if not top.is_dir():
+            continue
+        below = sorted((p for p in top.rglob("*") if p.is_dir()), key=lambda p: len(p.parts), reverse=True)
+        for path in (*below, top):
+            try:
+                path.rmdir()
+            except OSError:
+                continue
