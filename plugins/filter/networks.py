@@ -24,8 +24,8 @@ def cidr_problem(value: Any) -> str:
 def overlaps(named: Mapping[str, Any]) -> list[str]:
     """Name every pair of prefixes that overlap.
 
-    ``named`` maps a description to a prefix or an address. Values that are not addresses are left out: saying so is the
-    task of ``cidr_problem``. Pairs are reported in the order of the mapping.
+    ``named`` maps a description to a prefix or an address. Values that are not addresses are left out: saying
+    so is the task of ``cidr_problem``. Pairs are reported in the order of the mapping.
     """
     networks = []
     for name, value in named.items():
@@ -48,7 +48,8 @@ POD_NETWORK_DEVICES = re.compile(r"^(lo$|lxc|cali|vxlan|cni|veth|docker|flannel|
 def node_networks(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return the IPv4 networks that a node is on, as description to prefix, from its Ansible facts.
 
-    Devices of pod networks are left out. Facts spell a device with underscores where its name has other characters.
+    Devices of pod networks are left out. Facts spell a device with underscores where its name has other
+    characters.
     """
     networks = {}
     for name in facts.get("interfaces", []):

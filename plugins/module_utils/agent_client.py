@@ -19,11 +19,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 """Options shared by every module that asks the agent; documented in the fragment ``podwire.ebpf.agent``."""
 
 
-class AgentUnavailable(PodwireError):
+class AgentUnavailableError(PodwireError):
     """Nobody answers on the socket: the agent is not installed, not started, or still starting."""
 
 
-class AgentRefused(PodwireError):
+class AgentRefusedError(PodwireError):
     """The agent answered, and said no. ``status`` is the HTTP status."""
 
     def __init__(self, message: str, status: int, body: Any) -> None:
@@ -75,12 +75,14 @@ class AgentClient:
             connection.close()
         answer = self._decode(method, resource, status, text)
         if status not in accept:
-            raise AgentRefused(f"the agent refused {method} {resource}: {reason_of(answer)}", status, answer)
+            raise AgentRefusedError(
+                f"the agent refused {method} {resource}: {reason_of(answer)}", status, answer
+            )
         return status, answer
 
-    def _unavailable(self, method: str, resource: str, error: Exception) -> AgentUnavailable:
+    def _unavailable(self, method: str, resource: str, error: Exception) -> AgentUnavailableError:
         if isinstance(error, PermissionError):
-            return AgentUnavailable(
+            return AgentUnavailableError(
                 f"no permission to use the agent's socket {self.path}",
                 "It belongs to root: run the task with become: true.",
             )
@@ -92,7 +94,7 @@ class AgentClient:
             cause, way_out = f"did not answer within {self.timeout:g} s", "See what it is busy with"
         else:
             cause, way_out = f"failed ({error.__class__.__name__}: {error})", "See why"
-        return AgentUnavailable(
+        return AgentUnavailableError(
             f"{method} {resource}: the agent's socket {self.path} {cause}",
             f"{way_out}: systemctl status podwire-agent; journalctl -u podwire-agent.",
         )
@@ -102,7 +104,7 @@ class AgentClient:
         try:
             return json.loads(text) if text else None
         except ValueError as error:
-            raise AgentRefused(
+            raise AgentRefusedError(
                 f"{method} {resource} gave HTTP {status} and no JSON: {text[:200]!r}", status, text[:2000]
             ) from error
 

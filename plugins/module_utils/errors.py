@@ -18,7 +18,7 @@ class PodwireError(Exception):
         self.details = details or {}
 
     def result(self) -> dict[str, object]:
-        """The arguments for ``fail_json``: the message carries the way out, because that is what people read."""
+        """The arguments for ``fail_json``. The message carries the way out: it is what people read."""
         message = str(self)
         if self.hint:
             message = f"{message.rstrip('.')}. {self.hint}"

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.podwire.ebpf.plugins.module_utils.agent_client import AgentClient, AgentUnavailable
+from ansible_collections.podwire.ebpf.plugins.module_utils.agent_client import (
+    AgentClient,
+    AgentUnavailableError,
+)
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 
 HTTP_OK = 200
@@ -42,7 +45,7 @@ def read_health(client: AgentClient, *, probe: bool) -> Health:
     resource = f"/v1/health?probe={int(probe)}"
     try:
         status, answer = client.get(resource, accept=(HTTP_OK, HTTP_UNAVAILABLE))
-    except AgentUnavailable as error:
+    except AgentUnavailableError as error:
         return Health(healthy=False, reachable=False, error=str(error.result()["msg"]))
     checks = answer.get("checks", []) if isinstance(answer, dict) else []
     healthy = status == HTTP_OK and all(check.get("ok") for check in checks)

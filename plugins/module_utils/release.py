@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Releases of podwire on a node: one directory each below a root, and a link ``current`` to the one in use.
 
-A release is a bundle (made on the controller, see ``bundle_build``) unpacked and completed with a virtual environment
-whose packages come from the wheels in the bundle. It is made under its final name, because virtual environments cannot
-be moved; a marker written last tells a finished one from what an interrupted run left behind.
+A release is a bundle (made on the controller, see ``bundle_build``) unpacked and completed with a virtual
+environment whose packages come from the wheels in the bundle. It is made under its final name, because virtual
+environments cannot be moved; a marker written last tells a finished one from what an interrupted run left behind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OUTPUT_LIMIT = 4000
 
 @dataclass(frozen=True)
 class Installed:
-    """What a node has: finished releases (newest last), unfinished directories, the one in use, the commands' links."""
+    """What a node has: finished releases (newest last), unfinished ones, the one in use, the commands' links."""
 
     releases: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ def plan_absent(have: Installed) -> list[Step]:
 
 
 def read(root: Path, links: dict[str, str]) -> Installed:
-    """Read what is installed below ``root``, and where the links of the commands point ("" when there is none)."""
+    """Read what is installed below ``root``, and where the commands' links point ("" when there is none)."""
     releases: list[tuple[float, str]] = []
     unfinished: list[str] = []
     if root.is_dir():
@@ -169,7 +169,7 @@ def unpack(bundle: Path, directory: Path) -> None:
 
 
 def make_environment(directory: Path, python: str) -> None:
-    """Create ``directory``'s virtual environment from the wheels that came with it; no network, no compiler."""
+    """Create ``directory``'s virtual environment from the wheels that came with it."""
     wheels = directory / "wheels"
     pip = sorted(wheels.glob("pip-*.whl"))
     if not pip:
@@ -181,14 +181,12 @@ def make_environment(directory: Path, python: str) -> None:
         "HOME": "/root",
         "LC_ALL": "C.UTF-8",
     }
+    pip_install = "-m pip install --quiet --no-index --no-cache-dir --disable-pip-version-check --find-links"
     run(
-        [
-            str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-index", "--no-cache-dir",
-            "--disable-pip-version-check", "--find-links", str(wheels), "podwire",
-        ],
+        [str(directory / "bin" / "python"), *pip_install.split(), str(wheels), "podwire"],
         "install the wheels",
         environment=environment,
-    )  # fmt: skip
+    )
 
 
 def run(command: list[str], purpose: str, *, environment: dict[str, str] | None = None) -> str:

@@ -11,12 +11,14 @@ short_description: Wait until a node's pod network is healthy
 version_added: 0.1.0
 author: The podwire authors
 description:
-  - Asks the node's agent until all of its checks hold - the agent itself, the programs it should have attached, and
-    probes that cross the real datapath to the node's own health endpoint and to those of the other nodes.
-  - Fails with the name and the detail of every check that does not hold when the time is up. A rollout puts it at the
-    end of each batch, so that a node that is not healthy stops the rollout and the remaining nodes stay as they are.
-  - Changes nothing, so it does the same in check mode, except that there it asks once, does not wait, and does not
-    fail when no agent answers, because a node that is not installed yet has none.
+  - Asks the node's agent until all of its checks hold - the agent itself, the programs it should have
+    attached, and probes that cross the real datapath to the node's own health endpoint and to those of the
+    other nodes.
+  - Fails with the name and the detail of every check that does not hold when the time is up. A rollout puts
+    it at the end of each batch, so that a node that is not healthy stops the rollout and the remaining nodes
+    stay as they are.
+  - Changes nothing, so it does the same in check mode, except that there it asks once, does not wait, and
+    does not fail when no agent answers, because a node that is not installed yet has none.
 options:
   timeout:
     description:

@@ -13,7 +13,8 @@ author: The podwire authors
 description:
   - Compares the objects with what the cluster has (C(kubectl diff)) and applies them only where they differ.
   - Runs on a control plane, with the administrator's credentials there.
-  - Needs no Python package on the node, which is why podwire does not use C(kubernetes.core.k8s) for its own objects.
+  - Needs no Python package on the node, which is why podwire does not use C(kubernetes.core.k8s) for its own
+    objects.
 options:
   definition:
     description:
@@ -29,8 +30,8 @@ options:
 attributes:
   check_mode:
     description: >-
-      Can run in check mode. Where there is no kubectl yet, because the cluster is not installed, the objects count as
-      missing.
+      Can run in check mode. Where there is no kubectl yet, because the cluster is not installed, the objects
+      count as missing.
     support: full
   diff_mode:
     description: Returns what C(kubectl diff) prints.

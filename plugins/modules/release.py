@@ -11,21 +11,24 @@ short_description: Install a release of podwire on a node and switch to it
 version_added: 0.1.0
 author: The podwire authors
 description:
-  - Unpacks a bundle that M(podwire.ebpf.bundle_build) made on the controller, completes it with a virtual environment
-    whose packages come from the wheels in the bundle, and points the link C(current) at it in one atomic step.
+  - Unpacks a bundle that M(podwire.ebpf.bundle_build) made on the controller, completes it with a virtual
+    environment whose packages come from the wheels in the bundle, and points the link C(current) at it in
+    one atomic step.
   - Needs neither a network nor a compiler on the node.
   - An installation that fails or is interrupted is never used; the next run clears it away.
   - Old releases are removed, except those that O(keep) holds back as a way back.
 options:
   state:
     description:
-      - V(present) installs O(name) and makes it the release in use, V(absent) removes every release and every link.
+      - V(present) installs O(name) and makes it the release in use, V(absent) removes every release and
+        every link.
     type: str
     choices: [present, absent]
     default: present
   name:
     description:
-      - Name of the release, C(VERSION-HASH), as M(podwire.ebpf.bundle_build) returns it. Needed for V(present).
+      - Name of the release, C(VERSION-HASH), as M(podwire.ebpf.bundle_build) returns it. Needed for
+        V(present).
     type: str
   bundle:
     description:

@@ -14,8 +14,8 @@ import pytest
 from ansible_collections.podwire.ebpf.plugins.module_utils import health
 from ansible_collections.podwire.ebpf.plugins.module_utils.agent_client import (
     AgentClient,
-    AgentRefused,
-    AgentUnavailable,
+    AgentRefusedError,
+    AgentUnavailableError,
 )
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 
@@ -23,7 +23,7 @@ Answer = tuple[int, str]
 
 
 class Server(socketserver.ThreadingUnixStreamServer):
-    """Answers every request with the next of ``answers`` (the last one again and again) and notes what was asked."""
+    """Answers with the next of ``answers`` (the last one again and again) and notes what was asked."""
 
     def __init__(self, path: Path, answers: list[Answer]) -> None:
         self.answers = answers
@@ -88,7 +88,7 @@ def test_put_sends_json(serve: Any, client: AgentClient) -> None:
 
 
 def test_missing_socket_names_the_way_out(client: AgentClient) -> None:
-    with pytest.raises(AgentUnavailable) as caught:
+    with pytest.raises(AgentUnavailableError) as caught:
         client.get("/v1/status")
     message = caught.value.result()["msg"]
     assert client.path in message
@@ -99,13 +99,13 @@ def test_socket_without_listener_is_told_from_a_missing_one(serve: Any, client: 
     server = serve((200, "{}"))
     server.shutdown()
     server.server_close()
-    with pytest.raises(AgentUnavailable, match="has no listener"):
+    with pytest.raises(AgentUnavailableError, match="has no listener"):
         client.get("/v1/status")
 
 
 def test_refusal_carries_reason_and_answer(serve: Any, client: AgentClient) -> None:
     serve((409, '{"error": "a datapath change is under way"}'))
-    with pytest.raises(AgentRefused, match="a datapath change is under way") as caught:
+    with pytest.raises(AgentRefusedError, match="a datapath change is under way") as caught:
         client.put("/v1/host-routing", {"mode": "ebpf"})
     assert caught.value.status == 409
     assert caught.value.result()["agent_answer"] == {"error": "a datapath change is under way"}
@@ -113,7 +113,7 @@ def test_refusal_carries_reason_and_answer(serve: Any, client: AgentClient) -> N
 
 def test_answer_that_is_not_json_is_an_error_that_shows_it(serve: Any, client: AgentClient) -> None:
     serve((502, "<html>"))
-    with pytest.raises(AgentRefused, match="HTTP 502 and no JSON: '<html>'"):
+    with pytest.raises(AgentRefusedError, match="HTTP 502 and no JSON: '<html>'"):
         client.get("/v1/status")
 
 
