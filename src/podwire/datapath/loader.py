@@ -18,7 +18,7 @@ from .hooks import PROGRAMS
 
 OBJECTS = ("endpoint.bpf.o", "host.bpf.o")
 MANIFEST = "manifest.json"
-NEW = ".new"
+NEW = "-new"  # bpffs allows no dots in names
 """Suffix of pins that a running change makes; leftovers of an interrupted one are removed by the next."""
 
 
@@ -117,7 +117,7 @@ class Loaded:
 def load(plan: Opened, maps: Path) -> Iterator[Loaded]:
     """Load the programs.
 
-    New maps are pinned at once, recreated ones as ``NAME.new`` with their content copied. Raises DatapathError with the verifier's last lines.
+    New maps are pinned at once, recreated ones as ``NAME-new`` with their content copied. Raises DatapathError with the verifier's last lines.
     """
     with contextlib.ExitStack() as stack:
         shared: dict[str, Map] = {}

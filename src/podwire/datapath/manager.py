@@ -100,7 +100,11 @@ class Datapath:
                     steps.append(f"detach {hook} from {_device_name(ifindex)} ({attacher.kind})")
                     if not dry_run:
                         attacher.detach(ifindex, HOOKS[hook])
-            steps += [f"unpin {path.relative_to(self.pin_root)}" for path in self._all_pins()]
+            steps += [
+                f"unpin {path.relative_to(self.pin_root)}"
+                for path in self._all_pins()
+                if path.parent != self.links
+            ]
             if known is not None:
                 steps.append(f"remove {self.state_file}")
             if dry_run:
@@ -325,7 +329,9 @@ class Datapath:
 
     def _unmount_if_empty(self, steps: list[str]) -> None:
         mount_point = self.pin_root.parent
-        if mount_point.is_mount() and not any(mount_point.iterdir()):
+        # Names with a dot are the kernel's own (maps.debug); nobody can pin under such a name.
+        pins = [path for path in mount_point.iterdir() if "." not in path.name]
+        if mount_point.is_mount() and not pins:
             steps.append(f"unmount {mount_point}")
             bpffs.unmount(mount_point)
 
