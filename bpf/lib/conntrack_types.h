@@ -17,7 +17,7 @@ enum podwire_ct_flags {
 	 * the rest of the entry is recomputed: losing it would break a connection that netfilter translates,
 	 * keeping it too long only costs speed. */
 	PODWIRE_CT_VIA_STACK = 1U << 0,
-	/* Leaves the node with the node's address (or is the answer to such a packet). */
+	/* Leaves the node with the node's address. */
 	PODWIRE_CT_MASQUERADE = 1U << 1,
 	/* Decided under eBPF host routing; an entry of the other mode is stale. */
 	PODWIRE_CT_EBPF_ROUTING = 1U << 2,

@@ -7,10 +7,10 @@
 #include "tuple.h"
 
 struct podwire_nat4 {
-	__be32 address; /* rewritten to this address */
-	__be16 port;	/* and this port or ICMP identifier */
-	__u8 reverse;	/* 0: rewrites the source of outgoing packets; 1: the destination of answers */
-	__u8 pad;
+	__be32 address;	    /* rewritten to this address */
+	__be16 port;	    /* and this port or ICMP identifier */
+	__u8 reverse;	    /* 0: rewrites the source of outgoing packets; 1: the destination of answers */
+	__u8 closing;	    /* TCP: a FIN or RST went this way */
 	__u32 seen_jiffies; /* low half of the tick that last_seen was taken in */
 	__u32 pad2;
 	__u64 created;	 /* nanoseconds, CLOCK_MONOTONIC */

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* bpf/endpoint.bpf.c - the host-side veth of every pod. podwire_from_pod (its ingress) judges and delivers
+ * what the pod sends; podwire_to_pod (its egress) sees only what comes through the host's stack. */
+#include "lib/common.h"
+#include "lib/config.h"
+
+#include "lib/arp.h"
+#include "lib/conntrack.h"
+#include "lib/delivery.h"
+#include "lib/drop.h"
+#include "lib/icmp.h"
+#include "lib/nd.h"
+#include "lib/route.h"
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+/* Nothing valid is remembered: judge the packet, remember the decision for the ones that follow. */
+static __noinline int from_pod_slow4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	struct podwire_local4 source, destination;
+	struct podwire_ct4 decision = { .ifindex = skb->ifindex };
+	int ret;
+
+	local4_read(packet->tuple.source_address, &source);
+	if (!local4_is_pod(&source) || source.ifindex != skb->ifindex)
+		return refuse(packet, PODWIRE_DROP_INVALID_SOURCE_IP);
+	local4_read(packet->tuple.destination_address, &destination);
+	ret = route4(skb, packet, &destination, &decision);
+	if (ret)
+		return ret;
+
+	if (packet->flags & PACKET_ICMP_ERROR) {
+		struct podwire_quoted4 quoted;
+
+		/* Belongs to the connection it quotes, and makes none of its own. */
+		ret = quoted4_read(skb, packet, &quoted);
+		if (ret)
+			return ret;
+		decision.mtu = cfg_mtu;
+		if (quoted4_via_stack(&quoted)) {
+			decision.flags |= PODWIRE_CT_VIA_STACK;
+			decision.delivery = PODWIRE_DELIVERY_STACK;
+		}
+	} else {
+		ret = ct4_record(packet, &decision, &source, &destination);
+		if (ret)
+			return ret;
+	}
+	return deliver4(skb, packet, &decision);
+}
+
+static __always_inline int from_pod4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	struct podwire_ct4 *entry;
+	int ret = parse4(skb, packet);
+
+	if (ret)
+		return ret;
+	/* A SYN may start a new connection over an old one's entry: the slow path sorts that out. */
+	if (likely(!packet_is_syn(packet))) {
+		entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
+		if (likely(entry && ct4_current(entry, skb->ifindex) && ct4_touch(entry, packet)))
+			return deliver4(skb, packet, entry);
+	}
+	return from_pod_slow4(skb, packet);
+}
+
+SEC("tc")
+int podwire_from_pod(struct __sk_buff *skb)
+{
+	struct podwire_packet packet = { .program = PODWIRE_PROGRAM_FROM_POD };
+	int ret;
+
+	if (unlikely(skb->vlan_present))
+		ret = refuse(&packet, PODWIRE_DROP_UNSUPPORTED_L2);
+	else if (likely(skb->protocol == bpf_htons(ETH_P_IP)))
+		ret = from_pod4(skb, &packet);
+	else if (skb->protocol == bpf_htons(ETH_P_ARP))
+		ret = from_pod_arp(skb, &packet);
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		ret = from_pod_ipv6(skb, &packet);
+	else
+		ret = refuse(&packet, PODWIRE_DROP_UNSUPPORTED_L2);
+	return likely(ret >= 0) ? ret : drop(skb, &packet, ret);
+}
+
+/* Out of the stack, but no program routed it this way: the host sent it, or netfilter translated it, and must
+ * see the answers. */
+static __noinline int to_pod_untracked4(struct podwire_packet *packet)
+{
+	struct podwire_local4 source, destination;
+	struct podwire_ct4 decision = { .flags = PODWIRE_CT_VIA_STACK };
+
+	local4_read(packet->tuple.destination_address, &destination);
+	if (!local4_is_pod(&destination))
+		return 0; /* not an endpoint yet, or not any more: nothing to remember */
+	local4_read(packet->tuple.source_address, &source);
+	if (local4_is_pod(&source))
+		decision.ifindex = source.ifindex;
+	return ct4_record(packet, &decision, &source, &destination);
+}
+
+static __always_inline int to_pod4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	struct podwire_ct4 *entry;
+	int ret;
+
+	if (skb->tc_index == PODWIRE_SEEN_DIRECT || skb->tc_index == PODWIRE_SEEN_MASQUERADE) {
+		count_forward(skb, PODWIRE_FORWARD_POD_DIRECT);
+		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	}
+	ret = parse4(skb, packet);
+	if (ret)
+		return ret;
+	if (!(packet->flags & PACKET_ICMP_ERROR)) {
+		entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
+		if (entry && (entry->flags & PODWIRE_CT_VIA_STACK) && !packet_is_syn(packet)) {
+			ct4_touch(entry, packet);
+		} else {
+			ret = to_pod_untracked4(packet);
+			if (ret)
+				return ret;
+		}
+	}
+	count_forward(skb, PODWIRE_FORWARD_POD_TRANSLATED);
+	return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+}
+
+SEC("tc")
+int podwire_to_pod(struct __sk_buff *skb)
+{
+	struct podwire_packet packet = { .program = PODWIRE_PROGRAM_TO_POD };
+	int ret;
+
+	if (likely(skb->protocol == bpf_htons(ETH_P_IP)))
+		ret = to_pod4(skb, &packet);
+	else if (skb->protocol == bpf_htons(ETH_P_ARP))
+		ret = pass_seen(skb,
+				PODWIRE_SEEN_NOTHING); /* the host asks for the pod's MAC, or answers it */
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		ret = refuse(&packet, PODWIRE_DROP_UNSUPPORTED_L3);
+	else
+		ret = refuse(&packet, PODWIRE_DROP_UNSUPPORTED_L2);
+	return likely(ret >= 0) ? ret : drop(skb, &packet, ret);
+}

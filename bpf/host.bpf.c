@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* bpf/host.bpf.c - the node's devices. podwire_from_netdev (ingress) undoes masquerading and delivers to the
+ * node's pods; podwire_to_netdev (egress) masquerades. The node's own traffic passes untouched, whatever it
+ * is. */
+#include "lib/common.h"
+#include "lib/config.h"
+
+#include "lib/conntrack.h"
+#include "lib/delivery.h"
+#include "lib/drop.h"
+#include "lib/icmp.h"
+#include "lib/nat.h"
+#include "lib/route.h"
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+/* Addresses without judging the rest: most packets here are none of ours. False: too short for IPv4. */
+static __always_inline bool addresses4(struct __sk_buff *skb, __be32 *source, __be32 *destination)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	const struct iphdr *ip;
+
+	if (data + ETH_HLEN + sizeof(*ip) > end) {
+		if (bpf_skb_pull_data(skb, ETH_HLEN + sizeof(*ip)))
+			return false;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		if (data + ETH_HLEN + sizeof(*ip) > end)
+			return false;
+	}
+	ip = data + ETH_HLEN;
+	*source = ip->saddr;
+	*destination = ip->daddr;
+	return true;
+}
+
+/* Nothing valid is remembered: whose packet is it? */
+static __noinline int from_netdev_slow4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	struct podwire_local4 source, destination;
+	struct podwire_ct4 decision = {};
+	int ret;
+
+	local4_read(packet->tuple.destination_address, &destination);
+	if (!local4_is_pod(&destination)) {
+		const struct podwire_ipcache4 *known;
+
+		if (destination.found)
+			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+		known = ipcache4_lookup(packet->tuple.destination_address);
+		if (known && (known->flags & PODWIRE_IPCACHE_LOCAL))
+			return refuse(packet, PODWIRE_DROP_STALE_OR_UNROUTABLE);
+		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	}
+	/* From outside, with an address that lives here. */
+	local4_read(packet->tuple.source_address, &source);
+	if (source.found)
+		return refuse(packet, PODWIRE_DROP_INVALID_SOURCE_IP);
+
+	if (ebpf_host_routing()) {
+		decision.delivery = PODWIRE_DELIVERY_PEER;
+		decision.output_ifindex = destination.ifindex;
+		__builtin_memcpy(decision.mac, destination.mac, ETH_ALEN);
+	}
+	if (packet->flags & PACKET_ICMP_ERROR) {
+		struct podwire_quoted4 quoted;
+
+		ret = quoted4_read(skb, packet, &quoted);
+		if (ret)
+			return ret;
+		decision.mtu = cfg_mtu;
+		if (quoted4_via_stack(&quoted)) {
+			decision.flags |= PODWIRE_CT_VIA_STACK;
+			decision.delivery = PODWIRE_DELIVERY_STACK;
+		}
+	} else {
+		ret = ct4_record(packet, &decision, &source, &destination);
+		if (ret)
+			return ret;
+	}
+	return deliver4(skb, packet, &decision);
+}
+
+static __always_inline int from_netdev4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	const struct podwire_endpoint4 *endpoint;
+	struct podwire_ct4 *entry;
+	__be32 source, destination;
+	int ret;
+
+	if (!addresses4(skb, &source, &destination))
+		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	ret = parse4(skb, packet);
+	if (unlikely(ret)) {
+		/* What the node's stack makes of an odd packet of its own is its business. */
+		endpoint = endpoint4_lookup(destination);
+		if (!endpoint || (endpoint->flags & PODWIRE_ENDPOINT_HOST))
+			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+		return ret;
+	}
+	if (destination == cfg_node_ip4) {
+		if (!cfg_masquerade)
+			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+		ret = unmasquerade4(skb, packet);
+		if (ret < 0)
+			return ret;
+		if (!ret)
+			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+		count_forward(skb, PODWIRE_FORWARD_UNMASQUERADED);
+	}
+	if (likely(!packet_is_syn(packet))) {
+		entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
+		if (likely(entry && ct4_current(entry, 0) && ct4_touch(entry, packet)))
+			return deliver4(skb, packet, entry);
+	}
+	return from_netdev_slow4(skb, packet);
+}
+
+SEC("tc")
+int podwire_from_netdev(struct __sk_buff *skb)
+{
+	struct podwire_packet packet = { .program = PODWIRE_PROGRAM_FROM_NETDEV };
+	int ret;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
+		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	ret = from_netdev4(skb, &packet);
+	return likely(ret >= 0) ? ret : drop(skb, &packet, ret);
+}
+
+/* A pod's packet that leaves the node out of the stack, and that no program routed this way: netfilter
+ * translated its destination, and must see the answers. Sets `masquerade`. Returns 0 or a refusal. */
+static __noinline int to_netdev_untracked4(struct podwire_packet *packet, const struct podwire_local4 *source,
+					   bool *masquerade)
+{
+	struct podwire_ct4 decision = { .ifindex = source->ifindex, .flags = PODWIRE_CT_VIA_STACK };
+	struct podwire_local4 destination;
+	int ret;
+
+	local4_read(packet->tuple.destination_address, &destination);
+	if (masquerade4_wanted(packet->tuple.destination_address))
+		decision.flags |= PODWIRE_CT_MASQUERADE;
+	ret = ct4_record(packet, &decision, source, &destination);
+	*masquerade = decision.flags & PODWIRE_CT_MASQUERADE;
+	return ret;
+}
+
+/* An ICMP error that a pod sends to the world: masqueraded if the connection it quotes is. Returns 0 or a
+ * refusal. */
+static __noinline int to_netdev_error4(struct __sk_buff *skb, struct podwire_packet *packet, bool *masquerade)
+{
+	struct podwire_quoted4 quoted;
+	const struct podwire_ct4 *entry;
+	int ret = quoted4_read(skb, packet, &quoted);
+
+	if (ret)
+		return ret;
+	*masquerade = masquerade4_wanted(packet->tuple.destination_address);
+	/* Opened from outside to the pod's own address: the peer knows it by that. */
+	entry = bpf_map_lookup_elem(&podwire_ct4, &quoted.tuple);
+	if (entry && (entry->flags & PODWIRE_CT_ORIGINAL))
+		*masquerade = false;
+	return 0;
+}
+
+static __always_inline int to_netdev4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	struct podwire_local4 source;
+	__be32 source_address, destination_address;
+	__u32 seen = skb->tc_index;
+	bool masquerade = seen == PODWIRE_SEEN_MASQUERADE;
+	int ret;
+
+	if (likely(seen == PODWIRE_SEEN_DIRECT))
+		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	if (!addresses4(skb, &source_address, &destination_address) || source_address == cfg_node_ip4)
+		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	if (!masquerade) {
+		local4_read(source_address, &source);
+		if (!local4_is_pod(&source))
+			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	}
+	ret = parse4(skb, packet);
+	if (ret)
+		return ret;
+	if (packet->flags & PACKET_ICMP_ERROR)
+		ret = to_netdev_error4(skb, packet, &masquerade);
+	else if (!masquerade)
+		ret = to_netdev_untracked4(packet, &source, &masquerade);
+	if (ret)
+		return ret;
+	if (masquerade) {
+		ret = masquerade4(skb, packet);
+		if (ret)
+			return ret;
+		count_forward(skb, PODWIRE_FORWARD_MASQUERADED);
+	}
+	return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+}
+
+SEC("tc")
+int podwire_to_netdev(struct __sk_buff *skb)
+{
+	struct podwire_packet packet = { .program = PODWIRE_PROGRAM_TO_NETDEV };
+	int ret;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
+		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	ret = to_netdev4(skb, &packet);
+	return likely(ret >= 0) ? ret : drop(skb, &packet, ret);
+}

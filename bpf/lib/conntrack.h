@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* bpf/lib/conntrack.h - when a remembered decision holds, and how it is written.
+ *
+ * Two CPUs may handle packets of one connection at once. Entries are replaced whole, so a decision is never
+ * half old and half new, with one exception that every preallocated BPF hash has: an element that was
+ * replaced or evicted can be reused while another CPU still reads it. The reader then follows another flow's
+ * decision for that one packet; the receiver's stack finds no socket for it and drops it. Counters, times and
+ * states are written in place without atomic operations: the worst outcome is a lost count, or a SYN that
+ * keeps the old entry's VIA_STACK and takes the slower way. */
+#pragma once
+
+#include "common.h"
+#include "config.h"
+#include "conntrack_map.h"
+#include "local.h"
+#include "parse.h"
+
+/* A decision that only says "known": matches no interface, so the first packet makes its own. */
+#define PODWIRE_IFINDEX_UNDECIDED 0xffffffffU
+/* Flows without a closing handshake count as over after this idle time; netfilter forgets them sooner. */
+#define CT_IDLE_NANOSECONDS (600ULL * 1000000000ULL)
+/* The FIB's answer is asked for again after this time, should user space miss a change of routes. */
+#define CT_FIB_NANOSECONDS (2ULL * 1000000000ULL)
+
+static __always_inline __u8 ct4_mode_flag(void)
+{
+	return ebpf_host_routing() ? PODWIRE_CT_EBPF_ROUTING : 0;
+}
+
+/* May this packet follow the entry? `ifindex` is the interface it came from, 0 for a device of the node. */
+static __always_inline bool ct4_current(const struct podwire_ct4 *entry, __u32 ifindex)
+{
+	return entry->ifindex == ifindex && (entry->flags & PODWIRE_CT_EBPF_ROUTING) == ct4_mode_flag() &&
+	       slot_revision(entry->source_slot) == entry->source_revision &&
+	       slot_revision(entry->destination_slot) == entry->destination_revision;
+}
+
+static __always_inline __u8 ct4_next_state(const struct podwire_packet *packet)
+{
+	if (packet->tuple.protocol == IPPROTO_TCP) {
+		if (packet->tcp_flags & (TCP_FLAG_FIN | TCP_FLAG_RST))
+			return PODWIRE_CT_STATE_CLOSING;
+		if (packet_is_syn(packet))
+			return PODWIRE_CT_STATE_NEW;
+	}
+	return PODWIRE_CT_STATE_ESTABLISHED;
+}
+
+/* Count a packet that follows the entry. False: the FIB's answer has become too old to follow.
+ * The clock is read once per tick and flow: comparing ticks costs a load, reading the clock 20 ns and more.
+ */
+static __always_inline bool ct4_touch(struct podwire_ct4 *entry, const struct podwire_packet *packet)
+{
+	__u32 tick = (__u32)bpf_jiffies64();
+	__u8 state = ct4_next_state(packet);
+
+	if (unlikely(entry->seen_jiffies != tick)) {
+		__u64 now = bpf_ktime_get_ns();
+
+		if (entry->delivery == PODWIRE_DELIVERY_NEIGH && now - entry->decided > CT_FIB_NANOSECONDS)
+			return false;
+		entry->seen_jiffies = tick;
+		entry->last_seen = now;
+	}
+	/* Closing stays closing until a SYN restarts the entry. */
+	if (unlikely(state > entry->state))
+		entry->state = state;
+	entry->packets++;
+	entry->bytes += packet->length;
+	return true;
+}
+
+static __always_inline bool ct4_over(const struct podwire_ct4 *entry, __u8 protocol, __u64 now)
+{
+	return protocol != IPPROTO_TCP && now - entry->last_seen > CT_IDLE_NANOSECONDS;
+}
+
+/* Carry over what both old entries say about the connection into the new `decision`. */
+static __always_inline void ct4_inherit(const struct podwire_packet *packet, struct podwire_ct4 *decision,
+					const struct podwire_ct4 *old, const struct podwire_ct4 *old_reverse)
+{
+	__u8 via_stack;
+
+	if (old && ct4_over(old, packet->tuple.protocol, decision->decided))
+		old = NULL;
+	if (old_reverse && ct4_over(old_reverse, packet->tuple.protocol, decision->decided))
+		old_reverse = NULL;
+
+	if (packet_is_syn(packet)) {
+		decision->flags |= PODWIRE_CT_ORIGINAL;
+		if ((old && old->state == PODWIRE_CT_STATE_CLOSING) ||
+		    (old_reverse && old_reverse->state == PODWIRE_CT_STATE_CLOSING))
+			return;
+		via_stack = (old ? old->flags : 0) | (old_reverse ? old_reverse->flags : 0);
+		decision->flags |= via_stack & PODWIRE_CT_VIA_STACK;
+		return;
+	}
+	if (old) {
+		decision->flags |= old->flags & (PODWIRE_CT_VIA_STACK | PODWIRE_CT_ORIGINAL);
+		if (old->state > decision->state)
+			decision->state = old->state;
+		decision->packets += old->packets;
+		decision->bytes += old->bytes;
+	} else if (old_reverse) {
+		decision->flags |= old_reverse->flags & PODWIRE_CT_VIA_STACK;
+		if (!(old_reverse->flags & PODWIRE_CT_ORIGINAL))
+			decision->flags |= PODWIRE_CT_ORIGINAL;
+	} else {
+		decision->flags |= PODWIRE_CT_ORIGINAL;
+		/* The middle of a connection that no program knows: opened before they were attached, or
+		 * evicted. netfilter may be translating it, so it must see it; untranslated it is only
+		 * slower. */
+		if (packet->tuple.protocol == IPPROTO_TCP && !(packet->tcp_flags & TCP_FLAG_SYN))
+			decision->flags |= PODWIRE_CT_VIA_STACK;
+	}
+}
+
+/* What the answers need, derived from the decision for the packets they answer. */
+static __always_inline void ct4_reverse_decision(const struct podwire_ct4 *decision,
+						 const struct podwire_local4 *source,
+						 const struct podwire_local4 *destination,
+						 struct podwire_ct4 *reverse)
+{
+	__builtin_memset(reverse, 0, sizeof(*reverse));
+	reverse->ifindex = local4_is_pod(destination) ? destination->ifindex : 0;
+	reverse->source_slot = destination->slot;
+	reverse->source_revision = destination->revision;
+	reverse->destination_slot = source->slot;
+	reverse->destination_revision = source->revision;
+	reverse->identity = source->identity;
+	reverse->mtu = decision->mtu;
+	reverse->decided = decision->decided;
+	reverse->last_seen = decision->decided;
+	reverse->flags = decision->flags & (PODWIRE_CT_VIA_STACK | PODWIRE_CT_EBPF_ROUTING);
+	if (!(decision->flags & PODWIRE_CT_ORIGINAL))
+		reverse->flags |= PODWIRE_CT_ORIGINAL;
+	if (!local4_is_pod(source)) {
+		/* Back to another node or the world: the pod's first answer asks the FIB. */
+		if (!(decision->flags & PODWIRE_CT_VIA_STACK))
+			reverse->ifindex = PODWIRE_IFINDEX_UNDECIDED;
+		return;
+	}
+	if (ebpf_host_routing() && !(decision->flags & PODWIRE_CT_VIA_STACK)) {
+		reverse->delivery = PODWIRE_DELIVERY_PEER;
+		reverse->output_ifindex = source->ifindex;
+		__builtin_memcpy(reverse->mac, source->mac, ETH_ALEN);
+	}
+}
+
+/* Complete `decision` with what is known about the connection and remember it, with an entry for the answers
+ * if there is none that fits. The caller has set: ifindex, delivery and its parameters, flags.
+ * Returns 0 or a refusal. */
+static __noinline int ct4_record(struct podwire_packet *packet, struct podwire_ct4 *decision,
+				 const struct podwire_local4 *source,
+				 const struct podwire_local4 *destination)
+{
+	struct podwire_tuple4 reversed;
+	struct podwire_ct4 reverse;
+	const struct podwire_ct4 *old, *old_reverse;
+	bool write_reverse;
+
+	tuple4_reverse(&packet->tuple, &reversed);
+	old = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
+	old_reverse = bpf_map_lookup_elem(&podwire_ct4, &reversed);
+
+	decision->source_slot = source->slot;
+	decision->source_revision = source->revision;
+	decision->destination_slot = destination->slot;
+	decision->destination_revision = destination->revision;
+	if (destination->identity)
+		decision->identity = destination->identity;
+	decision->mtu = cfg_mtu;
+	decision->flags |= ct4_mode_flag();
+	decision->decided = bpf_ktime_get_ns();
+	decision->last_seen = decision->decided;
+	decision->seen_jiffies = (__u32)bpf_jiffies64();
+	decision->state = ct4_next_state(packet);
+	ct4_inherit(packet, decision, old, old_reverse);
+	decision->packets += 1;
+	decision->bytes += packet->length;
+	if (decision->flags & PODWIRE_CT_VIA_STACK)
+		decision->delivery = PODWIRE_DELIVERY_STACK;
+	/* Answers to a connection that was opened from outside keep the address it was opened to. */
+	if (!(decision->flags & PODWIRE_CT_ORIGINAL))
+		decision->flags &= ~PODWIRE_CT_MASQUERADE;
+
+	write_reverse =
+		!old_reverse || packet_is_syn(packet) ||
+		((decision->flags & PODWIRE_CT_VIA_STACK) && !(old_reverse->flags & PODWIRE_CT_VIA_STACK));
+	if (bpf_map_update_elem(&podwire_ct4, &packet->tuple, decision, BPF_ANY))
+		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);
+	if (!write_reverse)
+		return 0;
+	ct4_reverse_decision(decision, source, destination, &reverse);
+	if (bpf_map_update_elem(&podwire_ct4, &reversed, &reverse, BPF_ANY))
+		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);
+	return 0;
+}

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* bpf/lib/drop.h - the one place where a packet ends: counted, reported within the event rate, dropped. */
+#pragma once
+
+#include <linux/if_ether.h>
+
+#include "common.h"
+#include "config.h"
+#include "drop_reasons.h"
+#include "events.h"
+#include "metrics.h"
+#include "parse.h"
+
+#define NANOSECONDS_PER_SECOND 1000000000ULL
+
+/* Packets from a pod and from the node leave a pod's point of view (egress), the others arrive (ingress). */
+static __always_inline __u8 program_direction(__u8 program)
+{
+	return program == PODWIRE_PROGRAM_FROM_POD || program == PODWIRE_PROGRAM_TO_NETDEV
+		       ? PODWIRE_DIRECTION_EGRESS
+		       : PODWIRE_DIRECTION_INGRESS;
+}
+
+static __always_inline struct podwire_event_budget *event_budget(__u64 now)
+{
+	__u32 zero = 0;
+	struct podwire_event_budget *budget = bpf_map_lookup_elem(&podwire_event_budget, &zero);
+	__u64 second = now / NANOSECONDS_PER_SECOND;
+
+	if (!budget)
+		return NULL;
+	if (budget->second != second) {
+		budget->second = second;
+		budget->sent = 0;
+	}
+	if (budget->sent >= cfg_event_rate) {
+		budget->suppressed++;
+		return NULL;
+	}
+	return budget;
+}
+
+static __always_inline void send_drop_event(struct __sk_buff *skb, const struct podwire_packet *packet,
+					    __u8 reason)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct podwire_event_budget *budget = event_budget(now);
+	struct podwire_event *event;
+
+	if (!budget)
+		return;
+	event = bpf_ringbuf_reserve(&podwire_events, sizeof(*event), 0);
+	if (!event) {
+		budget->suppressed++;
+		return;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->version = PODWIRE_EVENT_VERSION;
+	event->type = PODWIRE_EVENT_DROP;
+	event->reason = reason;
+	event->direction = program_direction(packet->program);
+	event->program = packet->program;
+	event->line = packet->line;
+	event->ether_type = bpf_ntohs(skb->protocol);
+	event->ifindex = skb->ifindex;
+	event->packet_length = skb->len;
+	event->suppressed = budget->suppressed;
+	event->timestamp = now;
+	event->cpu = bpf_get_smp_processor_id();
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		event->family = 4;
+		event->protocol = packet->tuple.protocol;
+		*(__be32 *)event->source_address = packet->tuple.source_address;
+		*(__be32 *)event->destination_address = packet->tuple.destination_address;
+		event->source_port = packet->tuple.source_port;
+		event->destination_port = packet->tuple.destination_port;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		event->family = 6;
+		/* Past the end of a short frame the fields stay 0. */
+		bpf_skb_load_bytes(skb, ETH_HLEN + 6, &event->protocol, 1);
+		bpf_skb_load_bytes(skb, ETH_HLEN + 8, event->source_address, 16);
+		bpf_skb_load_bytes(skb, ETH_HLEN + 24, event->destination_address, 16);
+	}
+	bpf_ringbuf_submit(event, 0);
+	budget->sent++;
+	budget->suppressed = 0;
+}
+
+/* `refusal` is what refuse() returned. */
+static __noinline int drop(struct __sk_buff *skb, const struct podwire_packet *packet, int refusal)
+{
+	__u8 reason = -refusal;
+
+	count_drop(reason, program_direction(packet->program), skb->len);
+	if (cfg_event_rate)
+		send_drop_event(skb, packet, reason);
+	return TC_ACT_SHOT;
+}

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* bpf/lib/nat.h - masquerading: packets from pods to the world leave with the node's address and a port from
+ * a range that the host does not use; answers and ICMP errors come back. Reads and writes podwire_nat4,
+ * rewrites packets. Works on packets whose checksum the device will complete and on bursts before
+ * segmentation, because the checksum helpers know about both.
+ *
+ * Two CPUs may allocate for the same flow at once: each reserves a port by inserting the reverse entry, which
+ * only one can win per port; the one that then finds a forward entry gives its reservation back and follows
+ * that. */
+#pragma once
+
+#include <linux/ip.h>
+
+#include "common.h"
+#include "config.h"
+#include "icmp.h"
+#include "nat_map.h"
+#include "parse.h"
+
+#define NAT_PROBES 32
+/* How long a silent mapping keeps its port when another flow asks for it. */
+#define NAT_CLOSING_NANOSECONDS (10ULL * 1000000000ULL)
+#define NAT_IDLE_NANOSECONDS	(300ULL * 1000000000ULL)
+#define NAT_TCP_NANOSECONDS	(86400ULL * 1000000000ULL)
+
+struct nat4_rewrite {
+	__be32 old_address;
+	__be32 new_address;
+	__be16 old_port;
+	__be16 new_port;
+	__u8 destination; /* 0: the source changes; 1: the destination */
+	__u8 pad[3];
+};
+
+static __always_inline bool nat_port_in_range(__be16 port)
+{
+	__u16 number = bpf_ntohs(port);
+
+	return number >= cfg_nat_port_min && number <= cfg_nat_port_max;
+}
+
+static __always_inline void nat4_touch(struct podwire_nat4 *mapping, const struct podwire_packet *packet)
+{
+	__u32 tick = (__u32)bpf_jiffies64();
+
+	if (unlikely(mapping->seen_jiffies != tick)) {
+		mapping->seen_jiffies = tick;
+		mapping->last_seen = bpf_ktime_get_ns();
+	}
+	if (packet->tuple.protocol == IPPROTO_TCP) {
+		if (packet->tcp_flags & (TCP_FLAG_FIN | TCP_FLAG_RST))
+			mapping->closing = 1;
+		else if (packet_is_syn(packet))
+			mapping->closing = 0;
+	}
+}
+
+static __always_inline bool nat4_over(const struct podwire_nat4 *mapping, __u8 protocol, __u64 now)
+{
+	__u64 idle = now - mapping->last_seen;
+
+	if (mapping->closing)
+		return idle > NAT_CLOSING_NANOSECONDS;
+	return idle > (protocol == IPPROTO_TCP ? NAT_TCP_NANOSECONDS : NAT_IDLE_NANOSECONDS);
+}
+
+/* Reserve one port for the flow. True when `reverse` was inserted, or was this flow's already. */
+static __noinline bool nat4_reserve(const struct podwire_tuple4 *answer, const struct podwire_nat4 *reverse)
+{
+	const struct podwire_nat4 *holder;
+
+	if (!bpf_map_update_elem(&podwire_nat4, answer, reverse, BPF_NOEXIST))
+		return true;
+	holder = bpf_map_lookup_elem(&podwire_nat4, answer);
+	if (!holder)
+		return false;
+	if (holder->address == reverse->address && holder->port == reverse->port)
+		return true;
+	if (!nat4_over(holder, answer->protocol, reverse->created))
+		return false;
+	return !bpf_map_update_elem(&podwire_nat4, answer, reverse, BPF_ANY);
+}
+
+/* Find a free port and remember the mapping both ways; `forward` returns what the source becomes.
+ * Returns 0 or a refusal. */
+static __noinline int nat4_allocate(struct podwire_packet *packet, struct podwire_nat4 *forward)
+{
+	const struct podwire_tuple4 *tuple = &packet->tuple;
+	struct podwire_tuple4 answer;
+	struct podwire_nat4 reverse = {
+		.address = tuple->source_address,
+		.port = tuple->source_port,
+		.reverse = 1,
+	};
+	const struct podwire_nat4 *winner;
+	__u32 size = (__u32)cfg_nat_port_max - cfg_nat_port_min + 1;
+	__u32 wanted = bpf_ntohs(tuple->source_port);
+	__u32 offset;
+	int probe;
+
+	if (cfg_nat_port_max < cfg_nat_port_min)
+		return refuse(packet, PODWIRE_DROP_NAT_NO_MAPPING);
+	tuple4_reverse(tuple, &answer);
+	answer.destination_address = cfg_node_ip4;
+	reverse.created = bpf_ktime_get_ns();
+	reverse.last_seen = reverse.created;
+	reverse.seen_jiffies = (__u32)bpf_jiffies64();
+	*forward = reverse;
+	forward->reverse = 0;
+	forward->address = cfg_node_ip4;
+
+	/* The pod's own port if it is in the range and free, then up to NAT_PROBES - 1 random ones. */
+	offset = nat_port_in_range(tuple->source_port) ? wanted - cfg_nat_port_min
+						       : bpf_get_prandom_u32() % size;
+	for (probe = 0; probe < NAT_PROBES; probe++) {
+		__be16 port = bpf_htons((__u16)(cfg_nat_port_min + offset));
+
+		/* A request's identifier is its tuple's source port, its answer's the destination port. */
+		answer.destination_port = port;
+		if (nat4_reserve(&answer, &reverse)) {
+			forward->port = port;
+			if (!bpf_map_update_elem(&podwire_nat4, tuple, forward, BPF_NOEXIST))
+				return 0;
+			bpf_map_delete_elem(&podwire_nat4, &answer);
+			winner = bpf_map_lookup_elem(&podwire_nat4, tuple);
+			if (!winner)
+				break;
+			*forward = *winner;
+			return 0;
+		}
+		offset = bpf_get_prandom_u32() % size;
+	}
+	return refuse(packet, PODWIRE_DROP_NAT_NO_MAPPING);
+}
+
+/* Where a protocol keeps its checksum, from the start of its header; 0 = not rewritable. */
+static __always_inline __u32 l4_checksum_offset(__u8 protocol)
+{
+	switch (protocol) {
+	case IPPROTO_TCP:
+		return 16;
+	case IPPROTO_UDP:
+		return 6;
+	case IPPROTO_ICMP:
+		return 2;
+	default:
+		return 0;
+	}
+}
+
+/* Where the port or identifier to rewrite is. */
+static __always_inline __u32 l4_port_offset(__u8 protocol, bool destination)
+{
+	if (protocol == IPPROTO_ICMP)
+		return 4;
+	return destination ? 2 : 0;
+}
+
+/* Rewrite one address of the IP header at `l3`, and its checksum. Returns 0 or a refusal. */
+static __noinline int rewrite_address4(struct __sk_buff *skb, struct podwire_packet *packet, __u32 l3,
+				       const struct nat4_rewrite *rewrite)
+{
+	__u32 field =
+		l3 + (rewrite->destination ? offsetof(struct iphdr, daddr) : offsetof(struct iphdr, saddr));
+
+	if (bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), rewrite->old_address,
+				rewrite->new_address, 4))
+		return refuse(packet, PODWIRE_DROP_CSUM_L3);
+	if (bpf_skb_store_bytes(skb, field, &rewrite->new_address, 4, 0))
+		return refuse(packet, PODWIRE_DROP_WRITE_ERROR);
+	return 0;
+}
+
+/* Rewrite address and port of the packet itself. Returns 0 or a refusal. */
+static __noinline int rewrite4(struct __sk_buff *skb, struct podwire_packet *packet,
+			       const struct nat4_rewrite *rewrite)
+{
+	__u8 protocol = packet->tuple.protocol;
+	__u32 checksum = packet->l4_offset + l4_checksum_offset(protocol);
+	__u32 port = packet->l4_offset + l4_port_offset(protocol, rewrite->destination);
+	/* UDP: 0 means "no checksum" and stays so, and a sum that becomes 0 is written as 0xffff. */
+	__u64 flags = protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+
+	if (rewrite->destination) {
+		packet->tuple.destination_address = rewrite->new_address;
+		packet->tuple.destination_port = rewrite->new_port;
+	} else {
+		packet->tuple.source_address = rewrite->new_address;
+		packet->tuple.source_port = rewrite->new_port;
+	}
+	if (!(packet->flags & (PACKET_LATER_FRAGMENT | PACKET_ICMP_ERROR))) {
+		/* ICMP's checksum does not cover the addresses. */
+		if (protocol != IPPROTO_ICMP &&
+		    bpf_l4_csum_replace(skb, checksum, rewrite->old_address, rewrite->new_address,
+					flags | BPF_F_PSEUDO_HDR | 4))
+			return refuse(packet, PODWIRE_DROP_CSUM_L4);
+		if (rewrite->old_port != rewrite->new_port) {
+			if (bpf_l4_csum_replace(skb, checksum, rewrite->old_port, rewrite->new_port,
+						flags | 2))
+				return refuse(packet, PODWIRE_DROP_CSUM_L4);
+			if (bpf_skb_store_bytes(skb, port, &rewrite->new_port, 2, 0))
+				return refuse(packet, PODWIRE_DROP_WRITE_ERROR);
+		}
+	}
+	return rewrite_address4(skb, packet, ETH_HLEN, rewrite);
+}
+
+/* Rewrite address and port inside the packet that an ICMP error quotes, its checksums as far as they are
+ * quoted, and the ICMP checksum, which covers all of it. Returns 0 or a refusal. */
+static __noinline int rewrite_quoted4(struct __sk_buff *skb, struct podwire_packet *packet,
+				      const struct podwire_quoted4 *quoted,
+				      const struct nat4_rewrite *rewrite)
+{
+	__u32 outer = packet->l4_offset + l4_checksum_offset(IPPROTO_ICMP);
+	__u8 protocol = quoted->tuple.protocol;
+	__u32 inner = quoted->l4_offset + l4_checksum_offset(protocol);
+	__u32 port = quoted->l4_offset + l4_port_offset(protocol, rewrite->destination);
+	__be16 before = 0, after = 0;
+	int ret;
+
+	/* The quoted IP header's checksum absorbs the new address: the ICMP checksum sees no difference. */
+	ret = rewrite_address4(skb, packet, quoted->l3_offset, rewrite);
+	if (ret)
+		return ret;
+	if (rewrite->old_port != rewrite->new_port) {
+		if (bpf_skb_store_bytes(skb, port, &rewrite->new_port, 2, 0))
+			return refuse(packet, PODWIRE_DROP_WRITE_ERROR);
+		if (bpf_l4_csum_replace(skb, outer, rewrite->old_port, rewrite->new_port, 2))
+			return refuse(packet, PODWIRE_DROP_CSUM_L4);
+	}
+	/* Routers may quote eight bytes only: TCP's checksum lies behind them. */
+	if (bpf_skb_load_bytes(skb, inner, &before, 2))
+		return 0;
+	if (protocol == IPPROTO_UDP && !before)
+		return 0;
+	/* Plain arithmetic at an offset is what the l3 helper does: the quoted packet is payload. */
+	if (protocol != IPPROTO_ICMP &&
+	    bpf_l3_csum_replace(skb, inner, rewrite->old_address, rewrite->new_address, 4))
+		return refuse(packet, PODWIRE_DROP_CSUM_L4);
+	if (bpf_l3_csum_replace(skb, inner, rewrite->old_port, rewrite->new_port, 2) ||
+	    bpf_skb_load_bytes(skb, inner, &after, 2) || bpf_l4_csum_replace(skb, outer, before, after, 2))
+		return refuse(packet, PODWIRE_DROP_CSUM_L4);
+	return 0;
+}
+
+/* A pod's own ICMP error to the world, about a masqueraded connection's answer: the peer knows the connection
+ * by the node's address and port. Returns 0 or a refusal. */
+static __noinline int masquerade_error4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	struct podwire_quoted4 quoted;
+	struct podwire_tuple4 sent;
+	const struct podwire_nat4 *mapping;
+	struct nat4_rewrite rewrite = { .destination = 1 };
+	int ret = quoted4_read(skb, packet, &quoted);
+
+	if (ret)
+		return ret;
+	tuple4_reverse(&quoted.tuple, &sent);
+	mapping = bpf_map_lookup_elem(&podwire_nat4, &sent);
+	if (!mapping || mapping->reverse || quoted.fragment)
+		return refuse(packet, PODWIRE_DROP_NAT_NO_MAPPING);
+	rewrite.old_address = quoted.tuple.destination_address;
+	rewrite.new_address = mapping->address;
+	rewrite.old_port = quoted.tuple.destination_port;
+	rewrite.new_port = mapping->port;
+	ret = rewrite_quoted4(skb, packet, &quoted, &rewrite);
+	if (ret)
+		return ret;
+	rewrite.destination = 0;
+	rewrite.old_address = packet->tuple.source_address;
+	return rewrite4(skb, packet, &rewrite);
+}
+
+/* Give a pod's packet to the world the node's address. Returns 0 or a refusal. */
+static __noinline int masquerade4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	struct podwire_nat4 *mapping;
+	struct podwire_nat4 fresh;
+	struct nat4_rewrite rewrite = {
+		.old_address = packet->tuple.source_address,
+		.old_port = packet->tuple.source_port,
+	};
+
+	if (packet->flags & PACKET_ICMP_ERROR)
+		return masquerade_error4(skb, packet);
+	if (packet->tuple.protocol == IPPROTO_SCTP ||
+	    (packet->tuple.protocol == IPPROTO_ICMP && (packet->flags & PACKET_ICMP_ECHO_REPLY)))
+		return refuse(packet, PODWIRE_DROP_NAT_UNSUPPORTED_PROTOCOL);
+	mapping = bpf_map_lookup_elem(&podwire_nat4, &packet->tuple);
+	/* A mapping of an address that the node no longer has is of no use. */
+	if (mapping && !mapping->reverse && mapping->address == cfg_node_ip4) {
+		nat4_touch(mapping, packet);
+		rewrite.new_address = mapping->address;
+		rewrite.new_port = mapping->port;
+	} else {
+		int ret;
+
+		if (mapping)
+			bpf_map_delete_elem(&podwire_nat4, &packet->tuple);
+		ret = nat4_allocate(packet, &fresh);
+		if (ret)
+			return ret;
+		rewrite.new_address = fresh.address;
+		rewrite.new_port = fresh.port;
+	}
+	return rewrite4(skb, packet, &rewrite);
+}
+
+/* An ICMP error from the world about a masqueraded packet. Returns 1 when it was translated, 0 when it is
+ * about something else, or a refusal. */
+static __noinline int unmasquerade_error4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	struct podwire_quoted4 quoted;
+	struct podwire_tuple4 answer;
+	const struct podwire_nat4 *mapping;
+	struct nat4_rewrite rewrite = {};
+	int ret;
+
+	/* A malformed error for the node is the node's business. */
+	if (quoted4_read(skb, packet, &quoted) || quoted.fragment)
+		return 0;
+	tuple4_reverse(&quoted.tuple, &answer);
+	mapping = bpf_map_lookup_elem(&podwire_nat4, &answer);
+	if (!mapping || !mapping->reverse)
+		return 0;
+	rewrite.old_address = quoted.tuple.source_address;
+	rewrite.new_address = mapping->address;
+	rewrite.old_port = quoted.tuple.source_port;
+	rewrite.new_port = mapping->port;
+	ret = rewrite_quoted4(skb, packet, &quoted, &rewrite);
+	if (ret)
+		return ret;
+	rewrite.destination = 1;
+	rewrite.old_address = packet->tuple.destination_address;
+	ret = rewrite4(skb, packet, &rewrite);
+	return ret ? ret : 1;
+}
+
+/* Undo masquerading on a packet to the node's address. Returns 1 when it was an answer to a masqueraded
+ * packet and now carries the pod's address, 0 when it is the node's own, or a refusal. */
+static __noinline int unmasquerade4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	struct podwire_nat4 *mapping;
+	struct nat4_rewrite rewrite = {
+		.old_address = packet->tuple.destination_address,
+		.old_port = packet->tuple.destination_port,
+		.destination = 1,
+	};
+	int ret;
+
+	if (packet->flags & PACKET_ICMP_ERROR)
+		return unmasquerade_error4(skb, packet);
+	if (!nat_port_in_range(packet->tuple.destination_port))
+		return 0;
+	mapping = bpf_map_lookup_elem(&podwire_nat4, &packet->tuple);
+	if (!mapping || !mapping->reverse)
+		return 0;
+	nat4_touch(mapping, packet);
+	rewrite.new_address = mapping->address;
+	rewrite.new_port = mapping->port;
+	ret = rewrite4(skb, packet, &rewrite);
+	return ret ? ret : 1;
+}
