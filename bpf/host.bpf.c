@@ -17,15 +17,15 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 /* Addresses without judging the rest: most packets here are none of ours. False: too short for IPv4. */
 static __always_inline bool addresses4(struct __sk_buff *skb, __be32 *source, __be32 *destination)
 {
-	void *data = (void *)(long)skb->data;
-	void *end = (void *)(long)skb->data_end;
+	void *data = packet_data(skb);
+	void *end = packet_end(skb);
 	const struct iphdr *ip;
 
 	if (data + ETH_HLEN + sizeof(*ip) > end) {
 		if (bpf_skb_pull_data(skb, ETH_HLEN + sizeof(*ip)))
 			return false;
-		data = (void *)(long)skb->data;
-		end = (void *)(long)skb->data_end;
+		data = packet_data(skb);
+		end = packet_end(skb);
 		if (data + ETH_HLEN + sizeof(*ip) > end)
 			return false;
 	}

@@ -24,3 +24,25 @@
 /* Structs whose only users are map values or ring-buffer records would not reach the object's BTF as
  * complete types otherwise; user space finds layouts and enum values there by name. */
 #define EXPORT_TYPE(type, name) type *podwire_export_##name __attribute__((unused))
+
+/* Start and end of the linear part. Loaded by hand: left to itself the compiler shares or widens these loads
+ * across branches, and the verifier no longer recognises the pointers. */
+static __always_inline void *packet_data(const struct __sk_buff *skb)
+{
+	void *pointer;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(pointer)
+		     : "r"(skb), "i"(offsetof(struct __sk_buff, data)));
+	return pointer;
+}
+
+static __always_inline void *packet_end(const struct __sk_buff *skb)
+{
+	void *pointer;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(pointer)
+		     : "r"(skb), "i"(offsetof(struct __sk_buff, data_end)));
+	return pointer;
+}

@@ -83,8 +83,8 @@ static __always_inline int deliver4(struct __sk_buff *skb, struct podwire_packet
 	if (decision->delivery == PODWIRE_DELIVERY_STACK || unlikely(needs_stack(skb, packet, decision->mtu)))
 		return deliver_stack(skb, decision->flags);
 
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
+	data = packet_data(skb);
+	end = packet_end(skb);
 	ethernet = data;
 	ip = data + ETH_HLEN;
 	if (unlikely((void *)(ip + 1) > end))

@@ -120,8 +120,8 @@ static __always_inline int parse_icmp4(struct podwire_packet *packet, const __u8
  * refusal is PODWIRE_DROP_INVALID_PACKET. */
 static __always_inline int parse4(struct __sk_buff *skb, struct podwire_packet *packet)
 {
-	void *data = (void *)(long)skb->data;
-	void *end = (void *)(long)skb->data_end;
+	void *data = packet_data(skb);
+	void *end = packet_end(skb);
 	const struct iphdr *ip;
 	const __u8 *l4;
 	__u32 header, total;
@@ -133,8 +133,8 @@ static __always_inline int parse4(struct __sk_buff *skb, struct podwire_packet *
 		__u32 want = ETH_HLEN + 60 + 20;
 
 		bpf_skb_pull_data(skb, want < skb->len ? want : skb->len);
-		data = (void *)(long)skb->data;
-		end = (void *)(long)skb->data_end;
+		data = packet_data(skb);
+		end = packet_end(skb);
 	}
 	ip = data + ETH_HLEN;
 	if (unlikely((void *)(ip + 1) > end))
