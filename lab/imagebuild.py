@@ -27,12 +27,13 @@ def build_node(directory: Path, log: Log) -> None:
     """Write ``node.tar``, the root filesystem of a lab node, to ``directory``."""
     overlay = shlex.quote(str(NODE / "rootfs"))
     hooks = [
+        'rm -f "$1"/etc/resolv.conf',
         f'cp -a --no-preserve=ownership {overlay}/. "$1"/',
         'chroot "$1" systemctl enable -q ssh.service snapd.socket',
         f'chroot "$1" systemctl mask -q {_MASKED}',
         f'install -D -m 0755 {shlex.quote(str(WORKLOADS / "address"))} "$1"/srv/www/cgi-bin/address',
         # Each node gets keys and an identity of its own when it starts.
-        'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/etc/resolv.conf; : >"$1"/etc/machine-id',
+        'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname; : >"$1"/etc/machine-id',
         'mkdir -p "$1"/etc/podwire-lab "$1"/var/log/journal',
     ]
     rootfs.build(directory / "node.tar", rootfs.read_packages(NODE / "packages.txt"), log, hooks=hooks)
