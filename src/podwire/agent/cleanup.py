@@ -1,0 +1,77 @@
+"""Take everything that podwire put on a node away again: the inverse of the agent's life. Blocking."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from podwire.agent.config import AgentConfig
+from podwire.agent.model import HEALTH_ANNOTATION, HEALTH_NETNS, HOST_PREFIX
+from podwire.datapath import HOST_MAC, Datapath
+from podwire.kube.client import ApiError, KubeClient
+from podwire.net import firewall, links, netns
+from podwire.net.routes import RouteTable
+
+log = logging.getLogger(__name__)
+
+
+def cleanup(config: AgentConfig) -> list[str]:
+    """Remove pods' links, routes, the health endpoint, programs, maps, the nftables table and the state.
+
+    Goes on after a failure and returns what could not be removed, as sentences; empty when the node is
+    clean."""
+    failures: list[str] = []
+
+    def step(name: str, function: Callable[[], Any]) -> None:
+        try:
+            function()
+            log.info("removed: %s", name)
+        except Exception as error:  # the rest must be tried all the same
+            failures.append(f"{name}: {error}")
+
+    step("health address of the Node", lambda: _forget_health_address(config))
+    step("interfaces of pods", _remove_links)
+    step("routes", _remove_routes)
+    step("health endpoint", lambda: netns.remove(HEALTH_NETNS))
+    step("programs, maps and pins", Datapath(config.bpffs, config.run_dir, config.state_dir).remove)
+    step("nftables table", _remove_table)
+    step("state", lambda: _remove_state(config))
+    return failures
+
+
+def _forget_health_address(config: AgentConfig) -> None:
+    if config.node_source != "kubernetes" or not config.kubeconfig.exists():
+        return
+    try:
+        KubeClient(config.kubeconfig).annotate_node(config.node_name, {HEALTH_ANNOTATION: None})
+    except ApiError as error:
+        # The node may have left the cluster already. Other nodes stop probing when its Node object goes.
+        log.warning("annotation %s stays on the Node: %s", HEALTH_ANNOTATION, error)
+
+
+def _remove_links() -> None:
+    for link in links.list_links(HOST_PREFIX):
+        if link.kind == "veth" and link.mac == HOST_MAC:
+            links.delete_link(link.name)
+
+
+def _remove_routes() -> None:
+    table = RouteTable()
+    problems = table.delete(list(table.read()))
+    if problems:
+        raise links.LinkError("; ".join(problems.values()))
+
+
+def _remove_table() -> None:
+    if shutil.which("nft"):
+        firewall.remove()
+
+
+def _remove_state(config: AgentConfig) -> None:
+    for name in ("endpoints", "cni-queue"):
+        shutil.rmtree(config.state_dir / name, ignore_errors=True)
+    (config.state_dir / "nodes.json").unlink(missing_ok=True)
+    for path in (config.agent_socket, config.cni_socket):
+        path.unlink(missing_ok=True)

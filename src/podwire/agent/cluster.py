@@ -1,0 +1,81 @@
+"""What is known of the cluster and of this host, completed to the input of the desired state."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from podwire.agent.config import AgentConfig
+from podwire.agent.model import ClusterState, Endpoint, NodeInfo
+from podwire.agent.state import StateError, StateStore
+from podwire.net import routes
+
+log = logging.getLogger(__name__)
+
+
+class Cluster:
+    """The last known nodes (kept on disk) and this host's addresses. Methods may be called from any
+    thread."""
+
+    def __init__(self, config: AgentConfig, store: StateStore, datapath_node_ip: str) -> None:
+        self._config = config
+        self._store = store
+        self._guard = threading.Lock()
+        self._nodes = store.load_nodes()
+        self._host: tuple[tuple[int, str], ...] = ()
+        self._fallback_ip = datapath_node_ip
+
+    @property
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        with self._guard:
+            return self._nodes
+
+    @property
+    def own(self) -> NodeInfo | None:
+        """This node's own object; None while it is unknown."""
+        return next((node for node in self.nodes if node.name == self._config.node_name), None)
+
+    @property
+    def node_ip(self) -> str:
+        """This node's address towards its peers: configured, else what the datapath was loaded with."""
+        return self._config.node_ip or self._fallback_ip
+
+    def set_nodes(self, nodes: tuple[NodeInfo, ...]) -> bool:
+        """Take what the source says. A set without this node is taken too, but keeps what is known of it: a
+        node object that vanished must not take the running pods' addresses with it. True when something
+        changed."""
+        with self._guard:
+            names = {node.name for node in nodes}
+            if self._config.node_name not in names:
+                nodes += tuple(node for node in self._nodes if node.name == self._config.node_name)
+            if nodes == self._nodes:
+                return False
+            self._nodes = nodes
+        try:
+            self._store.save_nodes(nodes)
+        except StateError as error:
+            log.error("nodes are not remembered across a restart: %s", error)
+        return True
+
+    def refresh_host(self) -> None:
+        """Look at this host's addresses again. Raises NetlinkError."""
+        found = tuple(routes.host_addresses())
+        with self._guard:
+            self._host = found
+
+    def state_of(self, endpoints: tuple[Endpoint, ...]) -> ClusterState:
+        with self._guard:
+            nodes, host = self._nodes, self._host
+        own = [index for index, address in host if address == self.node_ip]
+        others = [index for index, _ in host if index not in own]
+        return ClusterState(
+            node_ip=self.node_ip,
+            node_ifindexes=(*own, *others) if own else (),
+            host_addresses=tuple(dict.fromkeys(address for _, address in host)),
+            node_name=self._config.node_name,
+            cluster_cidrs=self._config.cluster_cidrs,
+            service_cidr=self._config.service_cidr,
+            non_masquerade_cidrs=self._config.non_masquerade_cidrs,
+            nodes=nodes,
+            endpoints=endpoints,
+        )

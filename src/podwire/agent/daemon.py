@@ -1,0 +1,335 @@
+"""The running agent: brings the node in order, keeps it so, and knows whether it is ready.
+
+One task does all background work, one step after another: bring up, then apply changes as they come and
+everything again from time to time. Kernel work runs in worker threads; the event loop only talks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from podwire import __version__
+from podwire.agent import queue
+from podwire.agent.cluster import Cluster
+from podwire.agent.cni import CniError
+from podwire.agent.config import AgentConfig
+from podwire.agent.drops import DropLog
+from podwire.agent.endpoints import Endpoints
+from podwire.agent.health import Check, Prober
+from podwire.agent.kernel import Kernel
+from podwire.agent.metrics import read_metrics
+from podwire.agent.model import NodeInfo
+from podwire.agent.state import StateError, StateStore
+from podwire.bpf import BpfError
+from podwire.datapath import Datapath, DatapathError
+from podwire.kube.client import ApiError
+from podwire.kube.source import FileSource, KubernetesSource, NodeSource
+from podwire.net import firewall
+from podwire.net.links import LinkError
+from podwire.net.netlink import NetlinkError
+from podwire.net.netns import NetnsError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+RETRY = 2.0
+"""Seconds between two attempts to bring the node in order."""
+_FAILURES = (CniError, DatapathError, BpfError, LinkError, NetlinkError, NetnsError, StateError, OSError)
+
+
+class Agent:
+    """One node's agent. Create it in the event loop, then ``start``."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
+        self.started = time.time()
+        self.datapath = Datapath(config.bpffs, config.run_dir, config.state_dir)
+        self.store = StateStore(config.state_dir)
+        self.drops = DropLog(self.datapath, config.drop_history)
+        self.prober = Prober()
+        self.endpoints: Endpoints | None = None
+        self.cluster: Cluster | None = None
+        self._pool = ThreadPoolExecutor(config.workers, thread_name_prefix="kernel")
+        self._loop = asyncio.get_running_loop()
+        self._source = self._make_source()
+        self._dirty = asyncio.Event()
+        self._early_nodes: tuple[NodeInfo, ...] | None = None
+        self._problem = "starting"
+        self._bring_up_seconds: float | None = None
+        self._firewall_problem = "not installed yet"
+        self._tasks: list[asyncio.Task[None]] = []
+        self.counters = {
+            "cni_add": 0,
+            "cni_del": 0,
+            "cni_errors": 0,
+            "queued_del": 0,
+            "resyncs": 0,
+            "repaired": 0,
+        }
+
+    def _make_source(self) -> NodeSource:
+        if self.config.node_source == "file":
+            return FileSource(self.config.node_file, self._nodes_from_thread)
+        return KubernetesSource(self.config.kubeconfig, self._nodes_from_thread)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._source.start()
+        self._tasks = [asyncio.create_task(self._main(), name="main")]
+        if self.config.health:
+            self._tasks.append(asyncio.create_task(self._probe_forever(), name="probes"))
+
+    async def stop(self) -> None:
+        """End the agent's own work. Links, programs, maps and routes stay: traffic goes on."""
+        self._source.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.drops.close()
+        self.prober.close()
+        self._pool.shutdown(wait=True)
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Do kernel work in a worker thread."""
+        return await self._loop.run_in_executor(self._pool, partial(function, *args))
+
+    async def failed(self) -> None:
+        """Returns only when background work ended by itself, which it must not; raises its exception."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    # -- readiness ---------------------------------------------------------------------------------
+
+    def reasons(self) -> list[str]:
+        """Why the agent cannot serve ADDs; empty when it can."""
+        if self._problem:
+            return [self._problem]
+        if self.endpoints is None or self.endpoints.ipam()["pod_cidr"] is None:
+            return [self._no_pod_cidr()]
+        return []
+
+    def _no_pod_cidr(self) -> str:
+        own = self.cluster.own if self.cluster else None
+        if own is None:
+            return f"node {self.config.node_name} is unknown ({self._source.detail})"
+        return f"node {self.config.node_name} has no IPv4 podCIDR: kube-controller-manager gives none"
+
+    # -- background work ---------------------------------------------------------------------------
+
+    def _nodes_from_thread(self, nodes: tuple[NodeInfo, ...]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._take_nodes, nodes)
+
+    def _take_nodes(self, nodes: tuple[NodeInfo, ...]) -> None:
+        if self.cluster is None:
+            self._early_nodes = nodes
+        elif self.cluster.set_nodes(nodes):
+            self._dirty.set()
+
+    async def _main(self) -> None:
+        started = time.monotonic()
+        while True:
+            try:
+                await self._bring_up()
+                break
+            except _FAILURES as error:
+                if self._problem != str(error):
+                    log.error("cannot serve yet: %s", error)
+                self._problem = str(error)
+                await asyncio.sleep(RETRY)
+        self._bring_up_seconds = time.monotonic() - started
+        log.info("ready after %.2f s", self._bring_up_seconds)
+        await self._keep()
+
+    async def _bring_up(self) -> None:
+        changes = await self.run(self.datapath.reapply)
+        for step in changes.steps:
+            log.info("datapath: %s", step)
+        settings = changes.after["config"]
+        cluster = Cluster(self.config, self.store, settings["node_ip"])
+        kernel = Kernel(self.datapath, self.config.mtu or settings["mtu"])
+        endpoints = Endpoints(self.store, kernel, cluster.state_of)
+        if self._early_nodes is not None:
+            cluster.set_nodes(self._early_nodes)
+        await self.run(cluster.refresh_host)
+        await self.run(endpoints.restore)
+        self.cluster, self.endpoints = cluster, endpoints
+        await self.run(self._sync, True)
+        self.drops.open()
+        if self.config.netfilter_counter:
+            await self.run(self._install_firewall)
+        await self.run(self._drain)
+        self._problem = ""
+
+    async def _keep(self) -> None:
+        due = time.monotonic() + self.config.resync_interval
+        while True:
+            await self._publish_health()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._dirty.wait(), max(0.0, due - time.monotonic()))
+            self._dirty.clear()
+            full = time.monotonic() >= due
+            if full:
+                due = time.monotonic() + self.config.resync_interval
+            try:
+                if full:
+                    await self._look_around()
+                await self.run(self._sync, full)
+            except _FAILURES as error:
+                log.error("resync: %s", error)
+
+    async def _look_around(self) -> None:
+        """What is only done from time to time."""
+        assert self.cluster and self.endpoints
+        await self.run(self.cluster.refresh_host)
+        await self.run(self._drain)
+        await self.run(self.endpoints.collect_dead)
+        self.drops.open()
+        self.counters["resyncs"] += 1
+
+    def _sync(self, full: bool) -> None:
+        assert self.cluster and self.endpoints
+        own = self.cluster.own
+        if own is not None and own.pod_cidr:
+            try:
+                if self.endpoints.set_pod_cidr(own.pod_cidr):
+                    log.info("podCIDR is %s", own.pod_cidr)
+            except ValueError as error:
+                log.error("%s", error)
+        report = self.endpoints.sync(full=full)
+        repaired = sum(report.changed.values())
+        if full and repaired and not self._problem:
+            log.warning("the kernel had drifted, repaired: %s", report.changed)
+            self.counters["repaired"] += repaired
+        if self.config.health:
+            self.endpoints.ensure_health()
+
+    def _drain(self) -> None:
+        assert self.endpoints
+        self.counters["queued_del"] += queue.drain(self.config.queue_dir, self.endpoints.delete)
+
+    def _install_firewall(self) -> None:
+        try:
+            firewall.install(self.config.cluster_cidrs)
+            self._firewall_problem = ""
+        except firewall.FirewallError as error:
+            log.warning("netfilter packets are not counted: %s", error)
+            self._firewall_problem = str(error)
+
+    async def _publish_health(self) -> None:
+        own = self.cluster.own if self.cluster else None
+        endpoint = self.endpoints.health() if self.endpoints else None
+        if own is None or endpoint is None or not self._source.connected:
+            return
+        if own.health_address == endpoint.address:
+            return
+        try:
+            await self.run(self._source.publish_health_address, own.name, endpoint.address)
+        except ApiError as error:
+            log.warning("health address is not published: %s", error)
+
+    async def _probe_forever(self) -> None:
+        while True:
+            if not self._problem:
+                await self.probe()
+            await asyncio.sleep(self.config.health_interval if not self._problem else RETRY)
+
+    async def probe(self) -> None:
+        """Run a round of probes now."""
+        endpoint = self.endpoints.health() if self.endpoints else None
+        try:
+            if endpoint is not None:
+                await self.prober.attach(endpoint)
+        except _FAILURES as error:
+            log.error("health endpoint: %s", error)
+        await self.prober.round(self.cluster.nodes if self.cluster else (), self.config.node_name)
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    async def health(self, *, probe: bool) -> tuple[bool, list[Check]]:
+        """The gate: agent, datapath, and what the probes say."""
+        if probe and self.config.health and not self._problem:
+            await self.probe()
+        reasons = self.reasons()
+        checks = [Check("agent", not reasons, "; ".join(reasons) or "ready")]
+        try:
+            status = await self.run(self.datapath.status)
+            problems = list(status.problems)
+            detail = (
+                f"{status.mode} host routing, {status.attach}, {len(status.endpoints)} endpoints attached"
+            )
+        except (DatapathError, BpfError) as error:
+            problems, detail = [str(error)], ""
+        checks.append(Check("datapath", not problems, "; ".join(problems) or detail))
+        if self.config.health:
+            checks += self.prober.checks or [Check("pod", False, "not probed yet")]
+        return all(check.ok for check in checks), checks
+
+    async def status(self) -> dict[str, Any]:
+        reasons = self.reasons()
+        return {
+            "node": self.config.node_name,
+            "node_ip": self.cluster.node_ip if self.cluster else None,
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_seconds": round(time.time() - self.started, 1),
+            "bring_up_seconds": self._bring_up_seconds,
+            "ready": not reasons,
+            "reasons": reasons,
+            "problems": list(self.endpoints.last.problems) if self.endpoints else [],
+            "datapath": await self.run(self._datapath_status),
+            "ipam": self.endpoints.ipam() if self.endpoints else {"pod_cidr": None, "size": 0, "used": 0},
+            "endpoints": len(self.endpoints.all()) if self.endpoints else 0,
+            "kubernetes": {
+                "source": self.config.node_source,
+                "connected": self._source.connected,
+                "detail": self._source.detail,
+                "nodes": len(self.cluster.nodes) if self.cluster else 0,
+            },
+            "counters": dict(self.counters),
+            **(await self.run(self._netfilter)),
+        }
+
+    def _datapath_status(self) -> dict[str, Any]:
+        try:
+            return self.datapath.status().to_dict()
+        except (DatapathError, BpfError) as error:
+            return {"installed": False, "problems": [str(error)]}
+
+    def _netfilter(self) -> dict[str, Any]:
+        if self.config.netfilter_counter and not self._firewall_problem:
+            try:
+                return {"netfilter_forward_packets": firewall.forward_packets(), "netfilter_problem": ""}
+            except firewall.FirewallError as error:
+                return {"netfilter_forward_packets": None, "netfilter_problem": str(error)}
+        problem = (
+            self._firewall_problem
+            if self.config.netfilter_counter
+            else "switched off (netfilter_counter: false)"
+        )
+        return {"netfilter_forward_packets": None, "netfilter_problem": problem}
+
+    async def metrics(self) -> dict[str, Any]:
+        """Raises DatapathError or BpfError."""
+        decoder = self.drops.decoder
+        if decoder is None:
+            raise DatapathError("the datapath is not loaded yet")
+        return await self.run(read_metrics, self.datapath, decoder)
+
+    async def set_host_routing(self, mode: str, *, dry_run: bool) -> dict[str, Any]:
+        """Switch the mode; connections go on. Raises DatapathError."""
+        change = await self.run(partial(self.datapath.set_host_routing, mode, dry_run=dry_run))
+        if change.changed and not dry_run:
+            log.info("host routing: %s -> %s %s", change.before, change.after, change.reason)
+            if self.endpoints is not None:
+                await self.run(partial(self.endpoints.sync, full=True))
+        return change.to_dict()

@@ -1,0 +1,161 @@
+"""Work out what this node's kernel should hold. Pure: no I/O, no clock, no logging.
+
+Keys and values are plain values; ``podwire.agent.kernel`` knows how they are written."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from podwire.agent.model import ClusterState, Endpoint, NodeInfo
+from podwire.net.values import Route4
+
+IDENTITY_HOST = 1
+IDENTITY_WORLD = 2
+IDENTITY_UNMANAGED = 3
+IDENTITY_REMOTE_NODE = 6
+"""Reserved identities, numbered as Cilium numbers them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint4:
+    """Value of podwire_endpoints4: a local address."""
+
+    ifindex: int
+    slot: int
+    mac: str
+    host: bool = False
+    """The node's own address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ipcache4:
+    """Value of podwire_ipcache4: what is known of a prefix."""
+
+    identity: int
+    """Security identity of the prefix."""
+    next_hop: str | None = None
+    cluster: bool = False
+    """Never masqueraded."""
+    service: bool = False
+    """The stack translates."""
+    node: bool = False
+    """A node's own address."""
+    local: bool = False
+    """This node's podCIDR: an address in it without an endpoint is stale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """Contents of every table, and what could not be satisfied."""
+
+    endpoints4: dict[str, Endpoint4] = field(default_factory=dict)
+    ipcache4: dict[str, Ipcache4] = field(default_factory=dict)
+    routes: dict[str, Route4] = field(default_factory=dict)
+    sysctls: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    """Sentences about input that contradicts itself; shown in the agent's status."""
+
+
+def desired(state: ClusterState) -> Desired:
+    """The contents of every table for ``state``.
+
+    Later entries never override more specific facts: a node's own address wins over the prefixes it lies in
+    because the ipcache matches the longest prefix."""
+    want = Desired()
+    problems: list[str] = []
+    for cidr in (*state.cluster_cidrs, *state.non_masquerade_cidrs):
+        want.ipcache4[cidr] = Ipcache4(IDENTITY_UNMANAGED, cluster=True)
+    if state.service_cidr:
+        want.ipcache4[state.service_cidr] = Ipcache4(IDENTITY_WORLD, cluster=True, service=True)
+    _add_remote_nodes(state, want, problems)
+    _add_own_node(state, want, problems)
+    for endpoint in state.endpoints:
+        want.endpoints4[endpoint.address] = Endpoint4(endpoint.host_ifindex, endpoint.slot, endpoint.mac)
+        want.routes[f"{endpoint.address}/32"] = Route4(endpoint.host_ifindex, source=state.node_ip)
+        want.sysctls.update(endpoint_sysctls(endpoint.host_ifname))
+    want.sysctls.update(NODE_SYSCTLS)
+    return Desired(want.endpoints4, want.ipcache4, want.routes, want.sysctls, tuple(problems))
+
+
+NODE_SYSCTLS = {"net/ipv4/conf/all/forwarding": "1"}
+NO_MAC = "00:00:00:00:00:00"
+
+
+def endpoint_sysctls(host_ifname: str) -> dict[str, str]:
+    """Settings of a pod's host-side device. Reverse-path filtering is the datapath's job there (a pod may
+    only send from its own address), and the kernel's would drop what a redirect delivers by another way."""
+    return {
+        f"net/ipv4/conf/{host_ifname}/rp_filter": "0",
+        f"net/ipv4/conf/{host_ifname}/send_redirects": "0",
+        f"net/ipv4/conf/{host_ifname}/forwarding": "1",
+    }
+
+
+def changed_slots(before: Endpoint4 | None, after: Endpoint4 | None) -> set[int]:
+    """Slots whose revision must move because a local address changed."""
+    return {value.slot for value in (before, after) if value is not None}
+
+
+def _add_own_node(state: ClusterState, want: Desired, problems: list[str]) -> None:
+    for address in state.host_addresses:
+        want.endpoints4[address] = Endpoint4(0, 0, NO_MAC, host=True)
+        want.ipcache4[f"{address}/32"] = Ipcache4(IDENTITY_HOST, cluster=True, node=True)
+    own = next((node for node in state.nodes if node.name == state.node_name), None)
+    if own is None or not own.pod_cidr:
+        return
+    network = ipaddress.IPv4Network(own.pod_cidr)
+    want.ipcache4[str(network)] = Ipcache4(IDENTITY_UNMANAGED, cluster=True, local=True)
+    if not any(network.subnet_of(ipaddress.IPv4Network(cidr)) for cidr in state.cluster_cidrs):
+        problems.append(
+            f"podCIDR {network} lies outside the cluster CIDRs ({', '.join(state.cluster_cidrs) or 'none'})"
+        )
+
+
+def _add_remote_nodes(state: ClusterState, want: Desired, problems: list[str]) -> None:
+    claimed: list[tuple[ipaddress.IPv4Network, str]] = [
+        (ipaddress.IPv4Network(node.pod_cidr), node.name)
+        for node in state.nodes
+        if node.name == state.node_name and node.pod_cidr
+    ]
+    own = set(state.host_addresses)
+    for node in sorted(state.nodes, key=lambda node: node.name):
+        if node.name == state.node_name:
+            continue
+        for address in node.addresses:
+            if address not in own:
+                want.ipcache4[f"{address}/32"] = Ipcache4(IDENTITY_REMOTE_NODE, cluster=True, node=True)
+        _add_pod_cidr(state, node, want, claimed, problems)
+
+
+def _add_pod_cidr(
+    state: ClusterState,
+    node: NodeInfo,
+    want: Desired,
+    claimed: list[tuple[ipaddress.IPv4Network, str]],
+    problems: list[str],
+) -> None:
+    if not node.pod_cidr or not node.addresses:
+        return
+    network = ipaddress.IPv4Network(node.pod_cidr)
+    for other, owner in claimed:
+        if network.overlaps(other):
+            problems.append(
+                f"podCIDR {network} of node {node.name} overlaps {other} of node {owner}: ignored"
+            )
+            return
+    next_hop = node.addresses[0]
+    if next_hop in state.host_addresses:
+        problems.append(
+            f"node {node.name} has this node's address {next_hop}: its podCIDR {network} is ignored"
+        )
+        return
+    claimed.append((network, node.name))
+    want.ipcache4[str(network)] = Ipcache4(IDENTITY_UNMANAGED, next_hop=next_hop, cluster=True)
+    if state.node_ifindexes:
+        want.routes[str(network)] = Route4(state.node_ifindexes[0], gateway=next_hop, source=state.node_ip)
+
+
+def local_endpoints(state: ClusterState) -> tuple[Endpoint, ...]:
+    """Endpoints that are pods, without the node's health endpoint."""
+    return tuple(endpoint for endpoint in state.endpoints if not endpoint.health)

@@ -1,0 +1,1 @@
+"""The Kubernetes API as the agent needs it: a client and a list+watch of Nodes."""

@@ -1,0 +1,1 @@
+"""Kernel networking outside eBPF: netlink, network namespaces, sysctls, ICMP, netfilter counters."""
