@@ -25,7 +25,9 @@ MANIFEST = "manifest.json"
 # Version 3 of the BPF instruction set (kernel 5.1 on) has 32-bit jumps: shorter programs that the verifier
 # understands better. The floor of the datapath is above it.
 FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
-_MESSAGE = re.compile(r"^(?P<file>[^:\n]+):(?P<line>\d+):(?P<column>\d+): (?P<kind>fatal error|error|warning): (?P<text>.*)$", re.MULTILINE)
+_MESSAGE = re.compile(
+    r"^(?P<file>[^:\n]+):(?P<line>\d+):\d+: (?P<kind>fatal error|error|warning): (?P<text>.*)$", re.MULTILINE
+)
 _OUTPUT_LIMIT = 4000
 
 Log = Callable[[str], Any]
@@ -85,16 +87,18 @@ def include_flags() -> list[str]:
     return ["-idirafter", f"/usr/include/{os.uname().machine}-linux-gnu"]
 
 
-def build(source: Path, cache: Cache, log: Log, *, compiler: str = "clang", defines: tuple[str, ...] = ()) -> Path:
-    """Compile the objects of directory ``source`` and return the cache entry that holds them and a manifest.
+def build(
+    source: Path, cache: Cache, log: Log, *, compiler: str = "clang", defines: tuple[str, ...] = ()
+) -> Path:
+    """Compile the objects of directory ``source``; return the cache entry that holds them and a manifest.
 
-    ``defines`` are preprocessor definitions (``NAME`` or ``NAME=VALUE``). Raises CompileError with the compiler's
-    messages, PodwireError when there is no compiler or nothing to compile.
+    ``defines`` are preprocessor definitions (``NAME`` or ``NAME=VALUE``). Raises CompileError with the
+    compiler's messages, PodwireError when there is no compiler or nothing to compile.
     """
     source = Path(source).resolve()
     sources = sorted(source.glob("*.bpf.c"))
     if not sources:
-        raise PodwireError(f"there is no *.bpf.c in {source}", "Name the directory that holds the datapath's C files.")
+        raise PodwireError(f"there is no *.bpf.c in {source}", "Name the directory with the datapath's C.")
     clang = find_compiler(compiler)
     version = _run([clang, "--version"]).stdout.splitlines()[0]
     flags = [*FLAGS, *include_flags(), f"-I{source}", *(f"-D{name}" for name in defines)]

@@ -157,6 +157,7 @@ def lib() -> Any:
     problems = []
     for candidate in candidates():
         try:
+            _open_companions(Path(candidate).parent)
             library = ffi.dlopen(candidate)
         except OSError as error:
             problems.append(str(error))
@@ -167,6 +168,16 @@ def lib() -> Any:
         "cannot open libbpf (" + "; ".join(problems) + "): install Debian's libbpf1, "
         "reinstall the podwire release, or point PODWIRE_LIBBPF at libbpf.so.1"
     )
+
+
+_companions: list[Any] = []
+
+
+def _open_companions(directory: Path) -> None:
+    """Open what libbpf needs from beside it, if it is there: the linker then asks for it nowhere else."""
+    companion = directory / "libelf.so.1"
+    if directory.is_absolute() and companion.exists():
+        _companions.append(ffi.dlopen(str(companion), ffi.RTLD_NOW | ffi.RTLD_GLOBAL))
 
 
 @functools.cache

@@ -117,7 +117,8 @@ class Loaded:
 def load(plan: Opened, maps: Path) -> Iterator[Loaded]:
     """Load the programs.
 
-    New maps are pinned at once, recreated ones as ``NAME-new`` with their content copied. Raises DatapathError with the verifier's last lines.
+    New maps are pinned at once, recreated ones as ``NAME-new`` with their content copied.
+    Raises DatapathError with the verifier's last lines.
     """
     with contextlib.ExitStack() as stack:
         shared: dict[str, Map] = {}
