@@ -34,7 +34,7 @@ Build = Callable[[TellingCache], "tuple[Path, str]"]
 
 
 def run(module: AnsibleModule, build: Build) -> dict[str, Any]:
-    """Call ``build(cache)``, which returns an entry and its name, and turn the outcome into a module's result.
+    """Turn the outcome of ``build(cache)``, an entry (or a file in one) and its name, into a module's result.
 
     Errors end the module. ``path`` of the result exists unless check mode found it missing.
     """
@@ -45,7 +45,7 @@ def run(module: AnsibleModule, build: Build) -> dict[str, Any]:
         module.fail_json(log=cache.lines, **error.result())
     except CacheError as error:
         module.fail_json(log=cache.lines, msg=str(error), hint=error.hint)
-    changed = entry in cache.missing
+    changed = entry in cache.missing or entry.parent in cache.missing
     return {
         "changed": changed,
         "path": str(entry),

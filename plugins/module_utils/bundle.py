@@ -17,6 +17,7 @@ import concurrent.futures
 import gzip
 import hashlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -107,7 +108,7 @@ def build(source: Path, cache: Cache, log: Log) -> Path:
         source / "cni",
         wheels.name,
         *libraries,
-        Path(__file__),
+        inspect.getsource(sys.modules[__name__]),
         version,
     )
     name = f"podwire-{version}-{key[:12]}"
@@ -168,7 +169,7 @@ def _download(python: str, pins: list[Pin], directory: Path) -> None:
         if done.returncode:
             raise PodwireError(
                 f"cannot download the packages for CPython {python}: {_tail(done)}",
-                f"See that pip's package index (pip config list) is reachable and offers the pins of {REQUIREMENTS}.",
+                f"See that pip's index (pip config list) is reachable and has the pins of {REQUIREMENTS}.",
             )
         for wheel in Path(work).glob("*.whl"):
             # Several downloads bring the same pure wheel: each appears whole, the last one stays.

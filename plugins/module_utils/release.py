@@ -3,8 +3,9 @@
 """Releases of podwire on a node: one directory each below a root, and a link ``current`` to the one in use.
 
 A release is a bundle (made on the controller, see ``bundle_build``) unpacked and completed with a virtual
-environment whose packages come from the wheels in the bundle. It is made under its final name, because virtual
-environments cannot be moved; a marker written last tells a finished one from what an interrupted run left behind.
+environment whose packages come from the wheels in the bundle. It is made under its final name, because
+virtual environments cannot be moved; a marker written last tells a finished one from what an interrupted run
+left behind.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OUTPUT_LIMIT = 4000
 
 @dataclass(frozen=True)
 class Installed:
-    """What a node has: finished releases (newest last), unfinished ones, the one in use, the commands' links."""
+    """What a node has: finished releases (newest last), unfinished ones, the one in use, links."""
 
     releases: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
