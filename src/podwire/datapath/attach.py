@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Protocol
 
-from pyroute2 import IPRoute  # type: ignore[import-untyped]
+from pyroute2 import IPRoute
 
 from podwire.bpf import BpfError, Link, Program, TcHook, tc
 
