@@ -182,12 +182,14 @@ def make_environment(directory: Path, python: str) -> None:
         "HOME": "/root",
         "LC_ALL": "C.UTF-8",
     }
-    pip_install = "-m pip install --quiet --no-index --no-cache-dir --disable-pip-version-check --find-links"
+    # Byte code is made when a module is first used: most of the packages' modules never are.
+    pip_install = "-m pip install --quiet --no-index --no-cache-dir --no-compile --disable-pip-version-check --find-links"
     run(
         [str(directory / "bin" / "python"), *pip_install.split(), str(wheels), "podwire"],
         "install the wheels",
         environment=environment,
     )
+    shutil.rmtree(wheels)
 
 
 def run(command: list[str], purpose: str, *, environment: dict[str, str] | None = None) -> str:
