@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -66,21 +66,36 @@ def parse_time(text: str | None) -> float | None:
     )
 
 
+def lacks_only_network(ready: Mapping[str, Any]) -> bool:
+    """Whether a Ready condition is false for no other reason than a missing CNI configuration."""
+    message = str(ready.get("message", ""))
+    problems = [text for text in re.split(r", (?=\[)|\] *, *", message.strip("[]")) if text]
+    return bool(problems) and all(
+        re.search(r"NetworkReady=false|NetworkPluginNotReady|cni", text) for text in problems
+    )
+
+
 def judge(
-    node: Mapping[str, Any] | None, lease: Mapping[str, Any] | None, name: str, since: float, version: str
+    node: Mapping[str, Any] | None,
+    lease: Mapping[str, Any] | None,
+    name: str,
+    *,
+    since: float = 0.0,
+    version: str = "",
+    network: bool = True,
 ) -> Readiness:
-    """What the Node object and its lease tell. ``since`` is a wall clock time in seconds, 0 for "any"; ``version`` the
-    snap's, empty for "any"."""
+    """What the Node object and its lease tell.
+
+    ``since`` is a wall clock time in seconds, 0 for "any"; ``version`` the snap's, empty for "any". Without ``network`` a
+    node that lacks nothing but a pod network counts as ready.
+    """
     if node is None:
         return Readiness(False, f"the node {name} has not registered with the API")
     status = node.get("status") or {}
     ready = condition(status.get("conditions"), "Ready")
-    if ready.get("status") != "True":
-        return Readiness(
-            False,
-            f"node {name} is not Ready: {ready.get('message') or ready.get('reason') or 'no condition yet'}",
-            node,
-        )
+    if ready.get("status") != "True" and (network or not lacks_only_network(ready)):
+        why = ready.get("message") or ready.get("reason") or "no condition yet"
+        return Readiness(False, f"node {name} is not Ready: {why}", node)
     renewed = parse_time(((lease or {}).get("spec") or {}).get("renewTime"))
     if since and (renewed is None or renewed < since):
         return Readiness(False, f"kubelet of {name} has not spoken to the API since it was started", node)
@@ -90,7 +105,7 @@ def judge(
     return Readiness(True, "", node)
 
 
-def look(kubectl: Kubectl, *, since: float, version: str) -> Readiness:
+def look(kubectl: Kubectl, *, since: float = 0.0, version: str = "", network: bool = True) -> Readiness:
     """Ask the API on this node once."""
     layout = kubectl.layout
     if not layout.kubeconfig.exists():
@@ -103,7 +118,7 @@ def look(kubectl: Kubectl, *, since: float, version: str) -> Readiness:
         lease = kubectl.get("lease", name, namespace="kube-node-lease") if since else None
     except KubectlError as error:
         return Readiness(False, str(error))
-    return judge(node, lease, name, since, version)
+    return judge(node, lease, name, since=since, version=version, network=network)
 
 
 def wait_ready(
@@ -113,20 +128,42 @@ def wait_ready(
     deadline: float,
     since: float = 0.0,
     version: str = "",
-    accept: Callable[[Mapping[str, Any]], str] | None = None,
+    network: bool = True,
 ) -> Mapping[str, Any]:
-    """Wait and return the Node object. ``accept`` may ask for more: it returns what is missing, or an empty text."""
+    """Wait until the node this runs on is ready, and return its Node object."""
     while True:
-        now = look(kubectl, since=since, version=version)
+        now = look(kubectl, since=since, version=version, network=network)
         if now.ready and now.node is not None:
-            missing = accept(now.node) if accept else ""
-            if not missing:
+            return now.node
+        if time.monotonic() >= deadline:
+            name = kubectl.layout.node_name
+            raise NotReadyError(
+                f"MicroK8s on {name} is not ready: {now.reason}{_service_text(snapd, kubectl.layout)}",
+                "Look at journalctl -u snap.microk8s.daemon-kubelite -n 100 and at microk8s inspect; then run again, or "
+                "raise timeout.",
+            )
+        time.sleep(POLL_INTERVAL)
+
+
+def wait_for_node(
+    kubectl: Kubectl, name: str, *, deadline: float, network: bool = True, pod_cidr: bool = False
+) -> Mapping[str, Any]:
+    """Wait, on a control plane, until a node of the cluster is ready, and return its Node object."""
+    while True:
+        try:
+            now = judge(kubectl.get("node", name), None, name, network=network)
+        except KubectlError as error:
+            now = Readiness(False, str(error))
+        if now.ready and now.node is not None:
+            if not pod_cidr or now.node["spec"].get("podCIDR"):
                 return now.node
-            now = Readiness(False, missing, now.node)
+            now = Readiness(
+                False, f"node {name} has no podCIDR (kube-controller-manager --allocate-node-cidrs)", now.node
+            )
         if time.monotonic() >= deadline:
             raise NotReadyError(
-                f"MicroK8s on {kubectl.layout.node_name} is not ready: {now.reason}{_service_text(snapd, kubectl.layout)}",
-                "Look at: journalctl -u snap.microk8s.daemon-kubelite -n 100; microk8s inspect. Then run again, or raise timeout.",
+                f"The cluster is not ready: {now.reason}",
+                f"Look at journalctl -u snap.microk8s.daemon-kubelite on {name}; then run again, or raise timeout.",
             )
         time.sleep(POLL_INTERVAL)
 

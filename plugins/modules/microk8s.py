@@ -80,6 +80,10 @@ options:
     description: Wait until the node is ready.
     type: bool
     default: true
+  network:
+    description: Whether being ready includes a working pod network. Set it to V(false) when another task provides that later.
+    type: bool
+    default: true
 extends_documentation_fragment:
   - podwire.ebpf.microk8s
 attributes:
@@ -176,6 +180,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils import microk8s_insta
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import SNAP
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_module import ARGUMENTS, Node, run
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_ready import look, wait_ready
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import SnapdUnavailable
 
 SPEC: dict[str, dict[str, Any]] = {
     **ARGUMENTS,
@@ -194,6 +199,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "hold": {"type": "bool", "default": True},
     "purge": {"type": "bool", "default": False},
     "wait": {"type": "bool", "default": True},
+    "network": {"type": "bool", "default": True},
 }
 
 
@@ -230,8 +236,26 @@ def described(record: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
+def without_snapd(node: Node) -> dict[str, Any] | None:
+    """The result on a machine that has no snapd and needs none: nothing to remove, or check mode before it is installed."""
+    try:
+        node.snapd.version()
+    except SnapdUnavailable:
+        present = node.params["state"] == "present"
+        if present and not node.check_mode:
+            raise
+        steps = (
+            [{"action": "sideload" if node.params["snap"] else "install", "snap": SNAP}] if present else []
+        )
+        return {"changed": present, "steps": steps, "seconds": {}}
+    return None
+
+
 def work(node: Node) -> dict[str, Any]:
     began = time.monotonic()
+    nothing = without_snapd(node)
+    if nothing is not None:
+        return nothing
     if not node.check_mode:
         node.snapd.wait_idle(SNAP, deadline=node.deadline)
     before = node.snapd.snap(SNAP)
@@ -267,7 +291,7 @@ def work(node: Node) -> dict[str, Any]:
     )
     began = time.monotonic()
     if node.check_mode:
-        result["ready"] = look(node.kubectl, since=0, version="").ready
+        result["ready"] = look(node.kubectl, network=node.params["network"]).ready
     elif node.params["wait"]:
         wait_ready(
             node.kubectl, node.snapd, deadline=node.deadline, since=since, version=after.get("version", "")

@@ -1,0 +1,160 @@
+# Copyright (c) The podwire authors
+# SPDX-License-Identifier: Apache-2.0
+"""Give the pods of a node a new sandbox, so that they hang on the network that containerd uses now.
+
+Pods that a controller owns are deleted and come back by themselves, here or on another node. A bare pod would not, so it is
+made again from its own manifest.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl import Kubectl, condition
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_ready import parse_time
+
+MIRROR = "kubernetes.io/config.mirror"
+#: startTime has whole seconds, and a sandbox that was being made at the switch may still have got the old network.
+SLACK = 1.0
+_SERVER_FIELDS = (
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "selfLink",
+    "managedFields",
+    "generation",
+    "ownerReferences",
+)
+
+
+def key(pod: Mapping[str, Any]) -> str:
+    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+
+
+def controller(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The owner that will make the pod again, or ``None`` for a bare pod."""
+    owners = pod["metadata"].get("ownerReferences") or []
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    return condition((pod.get("status") or {}).get("conditions"), "Ready").get("status") == "True"
+
+
+def on_old_network(pod: Mapping[str, Any], since: float) -> bool:
+    """Whether the pod got its network before ``since`` (seconds since the epoch) and has one of its own at all."""
+    status = pod.get("status") or {}
+    if pod["spec"].get("hostNetwork") or status.get("phase") in ("Succeeded", "Failed"):
+        return False
+    if MIRROR in (pod["metadata"].get("annotations") or {}):
+        # The API cannot restart a pod that kubelet reads from a file.
+        return False
+    started = parse_time(status.get("startTime"))
+    return started is not None and started <= since + SLACK
+
+
+def reborn(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest that makes a bare pod again, on the same node."""
+    again = copy.deepcopy(dict(pod))
+    again.pop("status", None)
+    for name in _SERVER_FIELDS:
+        again["metadata"].pop(name, None)
+    return again
+
+
+def ready_by_owner(pods: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many ready pods each owner has (a bare pod owns itself); Jobs are left out, they are meant to end."""
+    counts: dict[str, int] = {}
+    for pod in pods:
+        owner = controller(pod)
+        if owner is not None and owner.get("kind") == "Job":
+            continue
+        if is_ready(pod) and not pod["metadata"].get("deletionTimestamp"):
+            name = (
+                f"{owner['kind']} {pod['metadata']['namespace']}/{owner['name']}"
+                if owner
+                else f"Pod {key(pod)}"
+            )
+            counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def waiting_reason(pod: Mapping[str, Any]) -> str:
+    """Why a pod does not run, in a few words."""
+    status = pod.get("status") or {}
+    for container in status.get("containerStatuses") or []:
+        waiting = (container.get("state") or {}).get("waiting")
+        if waiting:
+            return f"{key(pod)}: {waiting.get('reason', '')} {waiting.get('message', '')}".strip()
+    scheduled = condition(status.get("conditions"), "PodScheduled")
+    if scheduled.get("status") == "False":
+        return f"{key(pod)}: {scheduled.get('message', 'not scheduled')}"
+    return f"{key(pod)}: {status.get('phase', 'unknown')}"
+
+
+class Pods:
+    """The pods of one node, seen from a control plane."""
+
+    def __init__(self, kubectl: Kubectl, node: str, *, deadline: float, dry: bool) -> None:
+        self.kubectl = kubectl
+        self.node = node
+        self.deadline = deadline
+        self.dry = dry
+
+    def recreate(self, since: float) -> list[str]:
+        """Recreate every pod that hangs on the network from before ``since``; return their names."""
+        mine = self.kubectl.items("pods", "-A", f"--field-selector=spec.nodeName={self.node}")
+        old = [pod for pod in mine if on_old_network(pod, since)]
+        names = sorted(key(pod) for pod in old)
+        if not old or self.dry:
+            return names
+        before = ready_by_owner(self.kubectl.items("pods", "-A"))
+        concerned = ready_by_owner(old)
+        bare = [pod for pod in old if controller(pod) is None]
+        self._delete(old)
+        self._wait_deleted({str(pod["metadata"]["uid"]): key(pod) for pod in old})
+        for pod in bare:
+            self.kubectl.run("create", "-f", "-", stdin=json.dumps(reborn(pod)))
+        self._wait_running({owner: before[owner] for owner in concerned if owner in before})
+        return names
+
+    def _delete(self, pods: Iterable[Mapping[str, Any]]) -> None:
+        by_namespace: dict[str, list[str]] = {}
+        for pod in pods:
+            by_namespace.setdefault(pod["metadata"]["namespace"], []).append(pod["metadata"]["name"])
+        for namespace, names in by_namespace.items():
+            self.kubectl.run("delete", "pods", *names, "-n", namespace, "--ignore-not-found", "--wait=false")
+
+    def _wait_deleted(self, uids: Mapping[str, str]) -> None:
+        while True:
+            mine = self.kubectl.items("pods", "-A", f"--field-selector=spec.nodeName={self.node}")
+            left = [uids[uid] for pod in mine if (uid := str(pod["metadata"]["uid"])) in uids]
+            if not left:
+                return
+            if time.monotonic() >= self.deadline:
+                raise PodwireError(
+                    f"Pods of {self.node} do not end: {', '.join(sorted(left))}",
+                    "See microk8s kubectl describe pod for what holds them (finalizers, a long grace period); run again.",
+                )
+            time.sleep(0.5)
+
+    def _wait_running(self, wanted: Mapping[str, int]) -> None:
+        while True:
+            pods = self.kubectl.items("pods", "-A")
+            have = ready_by_owner(pods)
+            missing = [f"{owner} ({have.get(owner, 0)} of {count} ready)" for owner, count in wanted.items()
+                       if have.get(owner, 0) < count]  # fmt: skip
+            if not missing:
+                return
+            if time.monotonic() >= self.deadline:
+                reasons = [waiting_reason(pod) for pod in pods if not is_ready(pod)][:5]
+                raise PodwireError(
+                    f"Not everything that ran before the switch runs again: {', '.join(missing)}. {'; '.join(reasons)}",
+                    "Remove the cause; run again to continue.",
+                )
+            time.sleep(1)
