@@ -6,12 +6,31 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lab.errors import LabError
 
 Log = Callable[[str], object]
+
+_streams: set[subprocess.Popen[str]] = set()
+_stopping = threading.Event()
+
+
+class StoppedError(LabError):
+    """A command was ended because another part of the run failed."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} was stopped because another step failed")
+
+
+def stop_all() -> None:
+    """End every command that ``stream`` runs, and let none begin: the run has failed or was interrupted."""
+    _stopping.set()
+    for process in list(_streams):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 def run(
@@ -62,6 +81,8 @@ def stream(
     The command runs in a process group of its own, which is ended when we are.
     """
     words = [os.fspath(word) for word in command]
+    if _stopping.is_set():
+        raise StoppedError(what or words[0])
     try:
         process = subprocess.Popen(
             words,
@@ -77,6 +98,7 @@ def stream(
     except FileNotFoundError as error:
         raise LabError(f"{words[0]} is not installed", "Run `make bootstrap`") from error
     last: list[str] = []
+    _streams.add(process)
     try:
         assert process.stdout
         for line in process.stdout:
@@ -92,6 +114,10 @@ def stream(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
+    finally:
+        _streams.discard(process)
+    if process.returncode and _stopping.is_set():
+        raise StoppedError(what or words[0])
     if process.returncode:
         raise failure(words, process.returncode, "\n".join(last), what, hint)
 
