@@ -183,9 +183,9 @@ def make_environment(directory: Path, python: str) -> None:
         "LC_ALL": "C.UTF-8",
     }
     # Byte code is made when a module is first used: most of the packages' modules never are.
-    pip_install = "-m pip install --quiet --no-index --no-cache-dir --no-compile --disable-pip-version-check --find-links"
+    pip_install = "-m pip install --quiet --no-index --no-cache-dir --no-compile --disable-pip-version-check"
     run(
-        [str(directory / "bin" / "python"), *pip_install.split(), str(wheels), "podwire"],
+        [str(directory / "bin" / "python"), *pip_install.split(), "--find-links", str(wheels), "podwire"],
         "install the wheels",
         environment=environment,
     )
