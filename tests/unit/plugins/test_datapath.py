@@ -1,4 +1,4 @@
-"""The module datapath: options to arguments, answers to results, and a command's failure to a readable one."""
+"""The module datapath: options to arguments, answers to results, failures to something readable."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils import datapath
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 from ansible_collections.podwire.ebpf.plugins.module_utils.node_cli import NodeCli, NotInstalledError
 from click.testing import CliRunner
+
 from podwire.cli.datapath import apply as real_apply
 
 OPTIONS: dict[str, Any] = {
