@@ -52,11 +52,11 @@ static __noinline int from_pod_arp(struct __sk_buff *skb, struct podwire_packet 
 		return refuse(packet, PODWIRE_DROP_UNKNOWN_L3_TARGET);
 
 	__builtin_memcpy(ethernet.h_dest, ethernet.h_source, ETH_ALEN);
-	__builtin_memcpy(ethernet.h_source, (const void *)cfg_host_mac, ETH_ALEN);
+	host_mac_to(ethernet.h_source);
 	arp.operation = ARP_REPLY;
 	__builtin_memcpy(arp.target_mac, arp.sender_mac, ETH_ALEN);
 	arp.target_address = arp.sender_address;
-	__builtin_memcpy(arp.sender_mac, (const void *)cfg_host_mac, ETH_ALEN);
+	host_mac_to(arp.sender_mac);
 	arp.sender_address = cfg_gateway_ip4;
 	if (bpf_skb_store_bytes(skb, 0, &ethernet, sizeof(ethernet), 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &arp, sizeof(arp), 0))

@@ -17,7 +17,7 @@ const volatile __be32 cfg_node_ip4 = 0;
 /* The pods' gateway, network order (169.254.1.1): ARP requests for it are answered in place. */
 const volatile __be32 cfg_gateway_ip4 = 0;
 /* MAC address of every host-side veth: the gateway's MAC address as pods see it. */
-const volatile __u8 cfg_host_mac[ETH_ALEN] = { 0 };
+const volatile __u8 cfg_host_mac[ETH_ALEN] __attribute__((aligned(4))) = { 0 };
 /* Ports and ICMP ids that masqueraded flows use, host order, both included. The host must not use them:
  * keep ip_local_port_range and node ports outside. */
 const volatile __u16 cfg_nat_port_min = 32768;
@@ -33,4 +33,15 @@ const volatile __u32 cfg_event_rate = 100;
 static __always_inline bool ebpf_host_routing(void)
 {
 	return cfg_host_routing == PODWIRE_HOST_ROUTING_EBPF;
+}
+
+/* Not memcpy: dropping `volatile` would make the compiler use the zeros it sees here. */
+static __always_inline void host_mac_to(void *mac)
+{
+	const volatile __u16 *from = (const volatile __u16 *)cfg_host_mac;
+	__u16 *to = mac;
+
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
 }

@@ -92,7 +92,7 @@ static __always_inline int deliver4(struct __sk_buff *skb, struct podwire_packet
 	decrement_ttl(ip);
 	if (decision->delivery == PODWIRE_DELIVERY_PEER) {
 		__builtin_memcpy(ethernet->h_dest, decision->mac, ETH_ALEN);
-		__builtin_memcpy(ethernet->h_source, (const void *)cfg_host_mac, ETH_ALEN);
+		host_mac_to(ethernet->h_source);
 		count_forward(skb, PODWIRE_FORWARD_PEER);
 		return bpf_redirect_peer(decision->output_ifindex, 0);
 	}

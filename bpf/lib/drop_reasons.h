@@ -40,3 +40,5 @@ enum podwire_drop_reason {
 	PODWIRE_DROP_FORBIDDEN_ICMP6 = 176,
 	/* 177 to 205 reserved: load balancing, policies, SRv6, proxies, TTL (the stack answers that here) */
 };
+
+EXPORT_TYPE(enum podwire_drop_reason, drop_reason);

@@ -77,7 +77,7 @@ static __noinline int from_pod_ipv6(struct __sk_buff *skb, struct podwire_packet
 		return refuse(packet, PODWIRE_DROP_FORBIDDEN_ICMP6);
 
 	__builtin_memcpy(ethernet.h_dest, ethernet.h_source, ETH_ALEN);
-	__builtin_memcpy(ethernet.h_source, (const void *)cfg_host_mac, ETH_ALEN);
+	host_mac_to(ethernet.h_source);
 	nd.payload_length = bpf_htons(ND6_PAYLOAD);
 	__builtin_memcpy(nd.destination, nd.source, sizeof(nd.destination));
 	__builtin_memcpy(nd.source, nd.target, sizeof(nd.source));
@@ -85,7 +85,7 @@ static __noinline int from_pod_ipv6(struct __sk_buff *skb, struct podwire_packet
 	nd.flags = ND_FLAGS_ROUTER_ANSWER;
 	nd.option_type = ND_OPTION_TARGET_LINK;
 	nd.option_length = 1;
-	__builtin_memcpy(nd.option_mac, (const void *)cfg_host_mac, ETH_ALEN);
+	host_mac_to(nd.option_mac);
 	nd.checksum = 0;
 	nd.checksum = nd6_checksum(&nd);
 	/* The solicitation may carry no option, or others: the answer has its own length. */
