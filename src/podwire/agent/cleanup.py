@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from podwire.agent.config import AgentConfig
-from podwire.agent.model import HEALTH_ANNOTATION, HEALTH_NETNS, HOST_PREFIX
+from podwire.agent.model import HEALTH_ANNOTATION, HOST_PREFIX
 from podwire.datapath import HOST_MAC, Datapath
 from podwire.kube.client import ApiError, KubeClient
 from podwire.net import firewall, links, netns
@@ -34,7 +34,7 @@ def cleanup(config: AgentConfig) -> list[str]:
     step("health address of the Node", lambda: _forget_health_address(config))
     step("interfaces of pods", _remove_links)
     step("routes", _remove_routes)
-    step("health endpoint", lambda: netns.remove(HEALTH_NETNS))
+    step("health endpoint", lambda: netns.remove(config.health_netns))
     step("programs, maps and pins", Datapath(config.bpffs, config.run_dir, config.state_dir).remove)
     step("nftables table", _remove_table)
     step("state", lambda: _remove_state(config))

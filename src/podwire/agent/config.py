@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -43,6 +44,8 @@ class AgentConfig:
     """MTU of pod interfaces, in bytes; default: what the datapath was loaded with."""
     health: bool = True
     """Run the health endpoint and probe the other nodes."""
+    health_netns: str = "podwire-health"
+    """Name of the health endpoint's network namespace (a file in /run/netns)."""
     health_interval: float = 10.0
     """Seconds between two rounds of probes."""
     resync_interval: float = 60.0
@@ -157,6 +160,12 @@ def _cidrs(value: Any) -> tuple[str, ...]:
     return tuple(_cidr(item) for item in value)
 
 
+def _name(value: Any) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", _text(value)):
+        raise ValueError(f"must be letters, digits, '_', '.' or '-', not {value!r}")
+    return str(value)
+
+
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, not {value!r}")
@@ -196,6 +205,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "non_masquerade_cidrs": _cidrs,
     "mtu": _optional(_integer(576, 65535)),
     "health": _boolean,
+    "health_netns": _name,
     "health_interval": _number(0.1, 3600),
     "resync_interval": _number(0.5, 86400),
     "netfilter_counter": _boolean,

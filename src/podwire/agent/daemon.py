@@ -211,7 +211,7 @@ class Agent:
             log.warning("the kernel had drifted, repaired: %s", report.changed)
             self.counters["repaired"] += repaired
         if self.config.health:
-            self.endpoints.ensure_health()
+            self.endpoints.ensure_health(self.config.health_netns)
 
     def _drain(self) -> None:
         assert self.endpoints

@@ -83,12 +83,16 @@ NO_MAC = "00:00:00:00:00:00"
 
 
 def endpoint_sysctls(host_ifname: str) -> dict[str, str]:
-    """Settings of a pod's host-side device. Reverse-path filtering is the datapath's job there (a pod may
-    only send from its own address), and the kernel's would drop what a redirect delivers by another way."""
+    """Settings of a pod's host-side device.
+
+    Reverse-path filtering is the datapath's job there (a pod may only send from its own address), and the
+    kernel's would drop what a redirect delivers by another way. The host speaks no IPv6 there: the datapath
+    would drop it."""
     return {
         f"net/ipv4/conf/{host_ifname}/rp_filter": "0",
         f"net/ipv4/conf/{host_ifname}/send_redirects": "0",
         f"net/ipv4/conf/{host_ifname}/forwarding": "1",
+        f"net/ipv6/conf/{host_ifname}/disable_ipv6": "1",
     }
 
 

@@ -25,7 +25,6 @@ from podwire.agent.kernel import Kernel
 from podwire.agent.locks import KeyedLocks
 from podwire.agent.model import (
     HEALTH_CONTAINER_ID,
-    HEALTH_NETNS,
     ClusterState,
     Endpoint,
     endpoint_key,
@@ -195,7 +194,7 @@ class Endpoints:
 
     # -- the health endpoint -----------------------------------------------------------------------
 
-    def ensure_health(self) -> Endpoint | None:
+    def ensure_health(self, name: str) -> Endpoint | None:
         """The node's health endpoint, created when needed; None while there is no podCIDR. Raises
         CniError."""
         with self._guard:
@@ -204,7 +203,7 @@ class Endpoints:
             return None
         key = endpoint_key(HEALTH_CONTAINER_ID, "eth0")
         with self._keys.hold(key), _translated():
-            path = str(netns.create(HEALTH_NETNS))
+            path = str(netns.create(name))
             with self._opened(path) as fd:
                 with self._guard:
                     known = self._endpoints.get(key)

@@ -117,7 +117,7 @@ class SlotPool:
         slot = self._pool.allocate()
         if slot is None:
             raise Exhausted(
-                f"no datapath slot left: map podwire_slots has room for {self._pool.size} endpoints on this node; "
+                f"no datapath slot left: map podwire_slots has room for {self._pool.size} endpoints; "
                 "load the datapath with a larger one (map_entries) or run fewer pods here"
             )
         return slot

@@ -52,7 +52,7 @@ class Kernel:
         index = links.create_pair(spec, netns_fd)
         try:
             for name, value in endpoint_sysctls(spec.host_name).items():
-                sysctl.write(name, value)
+                sysctl.set_value(name, value)
             self.attach(index)
             links.activate_host_side(index, address=address, pod_mac=spec.pod_mac)
             links.configure_pod_side(spec, netns_fd, address=address, gateway=GATEWAY_IP)

@@ -9,7 +9,6 @@ from podwire.net.values import NetnsId
 
 HEALTH_CONTAINER_ID = "podwire-health"
 """Container id of the node's own health endpoint; no runtime uses such an id."""
-HEALTH_NETNS = "podwire-health"
 HEALTH_ANNOTATION = "podwire.io/health-address"
 HOST_PREFIX = "lxc"
 """Name prefix of the host side of every pod's veth pair."""

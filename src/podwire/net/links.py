@@ -7,6 +7,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
+from podwire.net import sysctl
 from podwire.net.netlink import NetlinkError, describe, is_absent, netlink
 from podwire.net.netns import entered
 
@@ -58,11 +59,13 @@ def create_pair(spec: PairSpec, netns_fd: int) -> int:
 def configure_pod_side(spec: PairSpec, netns_fd: int, *, address: str, gateway: str) -> None:
     """Inside the pod's namespace: loopback up, address /32, default route through the on-link gateway.
 
-    Raises LinkError."""
+    IPv6 stays off on the interface: the datapath carries none yet, and every attempt would count as a drop.
+    Raises LinkError or OSError."""
     with entered(netns_fd), IPRoute() as ipr:
         try:
             ipr.link("set", index=_index(ipr, "lo"), state="up")
             index = _index(ipr, spec.pod_name)
+            sysctl.set_value(f"net/ipv6/conf/{spec.pod_name}/disable_ipv6", "1")
             ipr.addr("replace", index=index, address=address, prefixlen=32)
             ipr.link("set", index=index, state="up")
             ipr.route("replace", dst=f"{gateway}/32", scope=SCOPE_LINK, oif=index)
