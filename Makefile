@@ -1,5 +1,4 @@
 # podwire: everything a user or contributor runs. `make` alone prints this help.
-# Variables: LAB=name (default podwire), NODES=1|3|5, PODWIRE_CACHE=/var/cache/podwire
 
 LAB ?= podwire
 NODES ?=
@@ -7,21 +6,90 @@ export LAB
 export NODES
 export PODWIRE_CACHE
 
-VENV := .venv/bin
-LAB_COMMAND = $(VENV)/python -m lab --name $(LAB)
-PYTEST = $(VENV)/pytest
+BIN := .venv/bin
+LAB_COMMAND := $(BIN)/python -m lab
+PYTEST := $(BIN)/python -m pytest
+NODE ?= cp1
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap pins
+.PHONY: help bootstrap build machines up check status ssh down test lint unit bpf bpf-6.1 integration e2e \
+	lint-python lint-types lint-yaml lint-ansible lint-c format pins
 
 help: ## print this help
-	@awk 'BEGIN {FS = ":.*## "; print "Usage: make TARGET [LAB=name] [NODES=3]\n"} \
+	@awk 'BEGIN {FS = ":.*## "; \
+	    print "Usage: make TARGET [LAB=name] [NODES=3] [PODWIRE_CACHE=/var/cache/podwire]"} \
 	  /^## / {printf "\n%s\n", substr($$0, 4)} \
-	  /^[a-z0-9.-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z0-9.-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-## Lab
+## Lab: a Kubernetes cluster on this machine whose pod network is podwire
+up: bootstrap ## from nothing to a checked cluster (goes on where an earlier run stopped)
+	@$(LAB_COMMAND) up
+
+check: bootstrap ## send real traffic through the running lab and print what arrived
+	@$(LAB_COMMAND) check
+
+status: bootstrap ## show the lab's nodes and their datapath
+	@$(LAB_COMMAND) status
+
+ssh: bootstrap ## log in to a node: make ssh NODE=worker1
+	@$(LAB_COMMAND) ssh $(NODE)
+
+down: bootstrap ## remove every trace of the lab
+	@$(LAB_COMMAND) down
+
+## Parts of `make up`
 bootstrap: ## install Debian packages and .venv (instant when done)
 	@lab/bootstrap/bootstrap.sh
+
+build: bootstrap ## build all artifacts into the cache
+	@$(LAB_COMMAND) build
+
+machines: bootstrap ## start the lab's machines without a cluster
+	@$(LAB_COMMAND) machines
+
+## Tests
+test: lint unit bpf bpf-6.1 integration e2e ## everything below, in this order
+
+lint: lint-python lint-types lint-yaml lint-ansible lint-c ## all static checks
+
+lint-python: bootstrap ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lint-types: bootstrap ## mypy --strict on src/podwire
+	$(BIN)/mypy
+
+lint-yaml: bootstrap ## yamllint
+	$(BIN)/yamllint --strict .
+
+lint-ansible: bootstrap ## ansible-lint, production profile
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/ansible-lint --offline --profile production --strict
+
+lint-c: bootstrap ## compile the datapath and the CNI plugin with warnings as errors
+	$(LAB_COMMAND) build datapath
+	clang-format --dry-run --Werror bpf/*.bpf.c bpf/lib/*.h cni/*.c
+	gcc -std=gnu11 -O2 -Wall -Wextra -Werror -fsyntax-only cni/*.c
+
+unit: bootstrap ## pure tests
+	$(PYTEST) tests/unit
+
+bpf: bootstrap ## packets through the loaded programs, on this machine's kernel (root)
+	$(PYTEST) tests/bpf
+
+bpf-6.1: bootstrap ## the same on Debian's 6.1 kernel in qemu, which has no tcx
+	tests/bpf/run-in-qemu
+
+integration: bootstrap ## agent, datapath and CNI in network namespaces (root)
+	$(PYTEST) tests/integration
+
+e2e: bootstrap ## the lab's whole life: create, converge, idempotence, verify, destroy (root)
+	cd $(CURDIR) && PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/molecule test --scenario-name default
+
+## Upkeep
+format: bootstrap ## format Python and C
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	clang-format -i bpf/*.bpf.c bpf/lib/*.h cni/*.c
 
 pins: bootstrap ## refresh requirements/controller.txt from controller.in
 	@lab/bootstrap/pins.sh

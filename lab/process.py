@@ -116,6 +116,8 @@ def stream(
         raise
     finally:
         _streams.discard(process)
+        if process.stdout:
+            process.stdout.close()
     if process.returncode and _stopping.is_set():
         raise StoppedError(what or words[0])
     if process.returncode:

@@ -16,6 +16,7 @@ from lab.progress import Progress, Step
 _PLAY = re.compile(r"^PLAY \[(.*?)\]")
 _TASK = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(.*?)\]")
 _FAILED = re.compile(r"^(?:fatal:|failed:|ERROR|\[ERROR\])")
+_END = re.compile(r"^(?:PLAY RECAP|NO MORE HOSTS LEFT)")
 _RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)")
 
 
@@ -50,6 +51,7 @@ class Follower:
             self.task, self._failing = match[1], False
         elif match := _RECAP.match(line):
             self.changed[match[1]] = int(match[3])
+        elif _END.match(line):
             self._failing = False
         elif _FAILED.match(line):
             self._failing = True
