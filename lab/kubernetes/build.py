@@ -96,12 +96,13 @@ def link_flags() -> str:
     """Strip, and say which version this is."""
     major, minor, _ = VERSION.split(".")
     values = {
-        "k8s.io/component-base/version.gitVersion": f"v{VERSION}",
-        "k8s.io/component-base/version.gitMajor": major,
-        "k8s.io/component-base/version.gitMinor": minor,
-        "k8s.io/client-go/pkg/version.gitVersion": f"v{VERSION}",
+        "component-base/version.gitVersion": f"v{VERSION}",
+        "component-base/version.gitMajor": major,
+        "component-base/version.gitMinor": minor,
+        "client-go/pkg/version.gitVersion": f"v{VERSION}",
     }
-    return " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in values.items())])
+    # The linker knows vendored packages by their full path, and ignores names that it does not know.
+    return " ".join(["-s", "-w", *(f"-X {MODULE}/vendor/k8s.io/{name}={value}" for name, value in values.items())])
 
 
 def openapi_packages(tree: Path) -> list[str]:

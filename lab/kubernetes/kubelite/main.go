@@ -56,28 +56,34 @@ func main() {
 	// Components would fill the log with warnings about the deprecated API versions that they use on purpose.
 	rest.SetDefaultWarningHandler(rest.NoWarnings{})
 
-	stop := make(chan struct{})
-	exitOnSignal(stop)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	exitOnSignal(stop, stopped)
 
 	if *controlPlane {
-		go runAPIServer(readArgs(*apiserverFile), stop)
+		go runAPIServer(readArgs(*apiserverFile), stop, stopped)
 		waitForAPIServer(*kubeconfig)
 		start(controllermanager.NewControllerManagerCommand(), readArgs(*controllerManagerFile), mustStay)
 		start(scheduler.NewSchedulerCommand(), readArgs(*schedulerFile), mustStay)
+	}
+	if !*controlPlane {
+		close(stopped)
 	}
 	start(proxy.NewProxyCommand(), readArgs(*proxyFile), mayReturn)
 	start(kubelet.NewKubeletCommand(), readArgs(*kubeletFile), mustStay)
 	select {}
 }
 
-// exitOnSignal closes stop at the first SIGTERM or SIGINT and ends the process soon after.
-func exitOnSignal(stop chan struct{}) {
+// exitOnSignal closes stop at the first SIGTERM or SIGINT and ends the process when the API server has stopped, or soon after.
+func exitOnSignal(stop chan<- struct{}, stopped <-chan struct{}) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	go func() {
 		<-signals
 		close(stop)
-		time.Sleep(shutdownGrace)
+		select {
+		case <-stopped:
+		case <-time.After(shutdownGrace):
+		}
 		logs.FlushLogs()
 		os.Exit(0)
 	}()
@@ -85,7 +91,7 @@ func exitOnSignal(stop chan struct{}) {
 
 // runAPIServer does what the kube-apiserver command does, without its signal handler: the kubelet installs the same one,
 // and installing it twice panics.
-func runAPIServer(args []string, stop <-chan struct{}) {
+func runAPIServer(args []string, stop <-chan struct{}, stopped chan<- struct{}) {
 	options := apiserveroptions.NewServerRunOptions()
 	flags := pflag.NewFlagSet("kube-apiserver", pflag.ExitOnError)
 	flags.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
@@ -109,6 +115,7 @@ func runAPIServer(args []string, stop <-chan struct{}) {
 	}
 	select {
 	case <-stop:
+		close(stopped)
 	default:
 		klog.Fatal("kube-apiserver ended")
 	}

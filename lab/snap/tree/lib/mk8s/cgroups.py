@@ -6,15 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def hierarchies(mounts: Iterable[str]) -> list[Path]:
-    """The mount points of all version 1 hierarchies, from the lines of /proc/self/mounts."""
+MOUNTS = Path("/proc/self/mounts")
+
+
+def hierarchies(mounts: Iterable[str], *kinds: str) -> list[Path]:
+    """The mount points of cgroup file systems of these kinds, from the lines of /proc/self/mounts."""
     fields = (line.split() for line in mounts)
-    return [Path(entry[1]) for entry in fields if len(entry) > 2 and entry[2] == "cgroup"]
+    return [Path(entry[1]) for entry in fields if len(entry) > 2 and entry[2] in kinds]
 
 
 def create(name: str) -> None:
-    """Make cgroup name in every hierarchy, able to hold processes."""
-    for root in hierarchies(Path("/proc/self/mounts").read_text().splitlines()):
+    """Make cgroup name in every version 1 hierarchy, able to hold processes."""
+    for root in hierarchies(MOUNTS.read_text().splitlines(), "cgroup"):
         path = root / name
         path.mkdir(exist_ok=True)
         for setting in ("cpuset.cpus", "cpuset.mems"):
@@ -24,7 +27,7 @@ def create(name: str) -> None:
 
 def remove(name: str) -> None:
     """Remove cgroup name and what is below it, as far as it is empty."""
-    for root in hierarchies(Path("/proc/self/mounts").read_text().splitlines()):
+    for root in hierarchies(MOUNTS.read_text().splitlines(), "cgroup", "cgroup2"):
         top = root / name
         if not top.is_dir():
             continue
