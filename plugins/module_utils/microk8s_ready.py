@@ -69,10 +69,8 @@ def parse_time(text: str | None) -> float | None:
 def lacks_only_network(ready: Mapping[str, Any]) -> bool:
     """Whether a Ready condition is false for no other reason than a missing CNI configuration."""
     message = str(ready.get("message", ""))
-    problems = [text for text in re.split(r", (?=\[)|\] *, *", message.strip("[]")) if text]
-    return bool(problems) and all(
-        re.search(r"NetworkReady=false|NetworkPluginNotReady|cni", text) for text in problems
-    )
+    # kubelet puts several problems in brackets.
+    return not message.startswith("[") and "NetworkReady=false" in message
 
 
 def judge(
