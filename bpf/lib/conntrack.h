@@ -46,7 +46,12 @@ static __always_inline __u8 ct4_next_state(const struct podwire_packet *packet)
 	return PODWIRE_CT_STATE_ESTABLISHED;
 }
 
-/* Count a packet that follows the entry. False: the FIB's answer has become too old to follow.
+static __always_inline bool ct4_over(const struct podwire_ct4 *entry, __u8 protocol, __u64 now)
+{
+	return protocol != IPPROTO_TCP && now - entry->last_seen > CT_IDLE_NANOSECONDS;
+}
+
+/* Count a packet that follows the entry. False: the flow was over, or the FIB's answer is too old to follow.
  * The clock is read once per tick and flow: comparing ticks costs a load, reading the clock 20 ns and more.
  */
 static __always_inline bool ct4_touch(struct podwire_ct4 *entry, const struct podwire_packet *packet)
@@ -57,7 +62,8 @@ static __always_inline bool ct4_touch(struct podwire_ct4 *entry, const struct po
 	if (unlikely(entry->seen_jiffies != tick)) {
 		__u64 now = bpf_ktime_get_ns();
 
-		if (entry->delivery == PODWIRE_DELIVERY_NEIGH && now - entry->decided > CT_FIB_NANOSECONDS)
+		if (ct4_over(entry, packet->tuple.protocol, now) ||
+		    (entry->delivery == PODWIRE_DELIVERY_NEIGH && now - entry->decided > CT_FIB_NANOSECONDS))
 			return false;
 		entry->seen_jiffies = tick;
 		entry->last_seen = now;
@@ -68,11 +74,6 @@ static __always_inline bool ct4_touch(struct podwire_ct4 *entry, const struct po
 	entry->packets++;
 	entry->bytes += packet->length;
 	return true;
-}
-
-static __always_inline bool ct4_over(const struct podwire_ct4 *entry, __u8 protocol, __u64 now)
-{
-	return protocol != IPPROTO_TCP && now - entry->last_seen > CT_IDLE_NANOSECONDS;
 }
 
 /* Carry over what both old entries say about the connection into the new `decision`. */

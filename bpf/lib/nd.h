@@ -37,6 +37,7 @@ struct nd6 {
 	__u8 option_mac[ETH_ALEN];
 };
 _Static_assert(sizeof(struct nd6) == 72, "RFC 4861");
+#define ND6_IP_HEADER	   offsetof(struct nd6, type)
 #define ND6_WITHOUT_OPTION offsetof(struct nd6, option_type)
 #define ND6_PAYLOAD	   (sizeof(struct nd6) - offsetof(struct nd6, type))
 
@@ -68,8 +69,10 @@ static __noinline int from_pod_ipv6(struct __sk_buff *skb, struct podwire_packet
 
 	if (bpf_skb_load_bytes(skb, 0, &ethernet, sizeof(ethernet)))
 		return refuse(packet, PODWIRE_DROP_INVALID_PACKET);
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &nd, ND6_WITHOUT_OPTION) || nd.next_header != IPPROTO_ICMPV6)
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &nd, ND6_IP_HEADER) || nd.next_header != IPPROTO_ICMPV6)
 		return refuse(packet, PODWIRE_DROP_UNSUPPORTED_L3);
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &nd, ND6_WITHOUT_OPTION))
+		return refuse(packet, PODWIRE_DROP_FORBIDDEN_ICMP6);
 	/* Hop limit 255: not forwarded by anyone. Source "::" is duplicate address detection: nobody has it.
 	 */
 	if (nd.type != ND_SOLICITATION || nd.code || nd.hop_limit != 255 || !is_gateway6(nd.target) ||

@@ -31,6 +31,9 @@ DIRECTIONS = {"from_pod": 2, "to_pod": 1, "from_netdev": 1, "to_netdev": 2}
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
 
+SIZES = {"podwire_ct4": 16384, "podwire_nat4": 16384}
+"""Smaller than on a node: tables are allocated at once, for every test."""
+
 HOST_MAC = "02:70:6f:64:77:31"
 GATEWAY = "169.254.1.1"
 NODE_IP = "192.0.2.1"
@@ -160,6 +163,9 @@ class Node:
         for name in ("endpoint", "host"):
             with BpfObject.open(self.objects / f"{name}.bpf.o") as loaded:
                 loaded.set_constants(values)
+                for map_name, entries in SIZES.items():
+                    if map_name in loaded.declarations():
+                        loaded.set_max_entries(map_name, entries)
                 declared = list(loaded.declarations())
                 shared = [map_name for map_name in declared if map_name in self.maps]
                 fresh = [map_name for map_name in declared if map_name not in self.maps]

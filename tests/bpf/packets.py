@@ -49,7 +49,7 @@ def error(source: str, destination: str, about: Packet, *, kind: int = 3, code: 
 
 def checked(packet: Packet) -> Packet:
     """The IP packet, after its checksums were found to be right (what ICMP errors quote included)."""
-    ip = packet[IP]
+    ip = IP(bytes(packet[IP]))
     fresh = IP(bytes(ip))
     for layer, name in ((IP, "chksum"), (TCP, "chksum"), (UDP, "chksum"), (ICMP, "chksum")):
         if fresh.haslayer(layer):
@@ -61,7 +61,7 @@ def checked(packet: Packet) -> Packet:
             assert given == expected, f"{layer.__name__} checksum {given:#x} should be {expected:#x}"
     if ip.haslayer(ICMP) and ip.haslayer(IPerror):
         quoted = bytes(ip[IPerror])
-        header = IP(quoted[:20])
+        header = IP(quoted[: (quoted[0] & 15) * 4])
         given = header.chksum
         del header.chksum
         assert given == IP(bytes(header)).chksum, "checksum of the quoted IP header"
