@@ -1,0 +1,186 @@
+"""What the tests of a converged lab share. They run in order of file names; the last take the network away."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT))
+
+from rich.console import Console  # noqa: E402
+
+from lab import checks, nodes, rollout, up  # noqa: E402
+from lab.config import DEFAULT_NAME, Lab  # noqa: E402
+from lab.progress import Progress  # noqa: E402
+from tests.e2e.collect import collect  # noqa: E402
+
+NAMESPACE = "podwire-e2e"
+
+
+@pytest.fixture(scope="session")
+def lab() -> Lab:
+    """The lab that the scenario made, with credentials for kubectl."""
+    found = up.existing(os.environ.get("LAB") or DEFAULT_NAME)
+    up.write_kubeconfig(found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def cluster(lab: Lab) -> checks.Cluster:
+    return checks.Cluster(lab)
+
+
+@dataclass(frozen=True)
+class Pod:
+    name: str
+    node: str
+    address: str
+
+
+class Pods:
+    """Two probe pods on every node, with servers for HTTP, UDP, netperf and iperf3."""
+
+    def __init__(self, lab: Lab, cluster: checks.Cluster) -> None:
+        self.lab = lab
+        self.cluster = cluster
+        objects = {"apiVersion": "v1", "kind": "List", "items": checks.manifest(NAMESPACE)}
+        cluster.run("apply", "-f", "-", stdin=json.dumps(objects))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Find the pods again: their addresses change when they are made anew."""
+        found = checks.wait_for_pods(self.cluster, NAMESPACE, print)
+        self.all = [
+            Pod(name, node, address) for node in self.lab.nodes for name, address in found[node].items()
+        ]
+
+    def on(self, node: str) -> list[Pod]:
+        return [pod for pod in self.all if pod.node == node]
+
+    def command(self, pod: Pod, script: str) -> list[str]:
+        """The command that runs a script in a pod."""
+        kubectl = [str(self.cluster.binary), f"--kubeconfig={self.lab.state / 'kubeconfig'}", "-n", NAMESPACE]
+        return [*kubectl, "exec", pod.name, "--", "/bin/sh", "-c", script]
+
+    def run(self, pod: Pod, script: str, timeout: float = 60) -> str:
+        done = subprocess.run(
+            self.command(pod, script), capture_output=True, text=True, timeout=timeout, check=False
+        )
+        assert done.returncode == 0, f"{script!r} in {pod.name} on {pod.node}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self, pod: Pod, script: str) -> subprocess.Popen[str]:
+        """Run a script in a pod beside what the test does next."""
+        return subprocess.Popen(
+            self.command(pod, script), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+
+@pytest.fixture(scope="session")
+def pods(lab: Lab, cluster: checks.Cluster) -> Iterator[Pods]:
+    yield Pods(lab, cluster)
+    cluster.run("delete", "namespace", NAMESPACE, "--wait=false", check=False)
+
+
+def finished(process: subprocess.Popen[str], timeout: float) -> str:
+    """The output of a command that must succeed within ``timeout`` seconds."""
+    output, _ = process.communicate(timeout=timeout)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="session")
+def on_node(lab: Lab) -> Callable[..., str]:
+    """Run a command on a node and return its output."""
+
+    def run(node: str, command: str, *, check: bool = True, timeout: float = 60) -> str:
+        return nodes.ssh(lab, node, [command], check=check, timeout=timeout).stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def agent(on_node: Callable[..., str]) -> Callable[[str, str], Any]:
+    """Ask a node's agent: ``agent("worker1", "/v1/status")``."""
+
+    def ask(node: str, resource: str) -> Any:
+        return json.loads(
+            on_node(node, f"curl -s --unix-socket /run/podwire/agent.sock 'http://agent{resource}'")
+        )
+
+    return ask
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a playbook did: status, tasks that changed something by host, whole output."""
+
+    status: int
+    changed: dict[str, int]
+    output: str
+
+
+@pytest.fixture(scope="session")
+def playbook(lab: Lab) -> Callable[..., Played]:
+    """Run a playbook against the lab as a user would."""
+
+    def run(name: str, *arguments: str) -> Played:
+        command = [str(ROOT / ".venv/bin/ansible-playbook"), "-i", "inventories/lab", name, *arguments]
+        environment = {**rollout.environment(lab), "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml"}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600
+        )
+        follower = rollout.Follower()
+        for line in done.stdout.splitlines():
+            follower.feed(line)
+        return Played(done.returncode, follower.changed, done.stdout + done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def works(lab: Lab) -> Callable[[], checks.Matrix]:
+    """Try every connection of the lab; fails with those that do not work."""
+
+    def check() -> checks.Matrix:
+        matrix = checks.run(lab, Progress(Console(quiet=True), lab.state / "logs"))
+        broken = {flow.name: problem for flow, problem in matrix.problems.items()}
+        assert not broken
+        return matrix
+
+    return check
+
+
+def eventually(condition: Callable[[], Any], what: str, timeout: float = 30, pause: float = 0.5) -> Any:
+    """Wait until a condition gives something true, and return that."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(pause)
+    return value
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Keep the nodes' journals, maps and counters as they were when a test failed."""
+    report = yield
+    if report.when == "call" and report.failed:
+        folder = collect(up.existing(os.environ.get("LAB") or DEFAULT_NAME), ROOT / "build/failures")
+        report.sections.append(("what the nodes say", str(folder)))
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Tell destroy.yml that there is nothing to keep."""
+    if exitstatus == 0 and session.testscollected:
+        (up.existing(os.environ.get("LAB") or DEFAULT_NAME).state / "verified").touch()

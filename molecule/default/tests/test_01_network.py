@@ -1,0 +1,48 @@
+"""What a user sees of the network: everything reaches everything, by the right address."""
+
+from __future__ import annotations
+
+testinfra_hosts = ["ansible://pod_nodes"]
+
+
+def test_every_connection_works(works) -> None:
+    """Pods, nodes, services and the world, by TCP, UDP and ICMP, in bulk; who is seen by what address."""
+    matrix = works()
+    assert len(matrix.flows) > 30
+
+
+def test_large_packets_and_fragments_arrive_across_nodes(pods) -> None:
+    first, second = pods.on("worker1")[0], pods.on("worker2")[0]
+    pods.run(first, f"ping -c 3 -s 20000 -i 0.2 -W 2 {second.address}")
+    pods.run(first, f"ping -c 3 -s 1472 -M do -i 0.2 -W 2 {second.address}")
+
+
+def test_agent_is_a_service_that_starts_at_boot(host) -> None:
+    service = host.service("podwire-agent")
+    assert service.is_running
+    assert service.is_enabled
+
+
+def test_credentials_are_for_root_alone(host) -> None:
+    for path in ("/etc/podwire/kubeconfig", "/etc/podwire/agent.yaml"):
+        assert host.file(path).mode == 0o600
+        assert host.file(path).user == "root"
+
+
+def test_pods_hang_on_podwire_and_nothing_of_the_default_network_is_left(host) -> None:
+    folder = "/var/snap/microk8s/current/args/cni-network"
+    assert sorted(name for name in host.file(folder).listdir() if "conf" in name) == ["05-podwire.conflist"]
+    assert not host.interface("cni0").exists
+
+
+def test_programs_are_attached_and_none_is_broken(host) -> None:
+    status = host.run_expect([0], "podwire datapath status -o json")
+    assert '"problems": []' in status.stdout
+    assert '"installed": true' in status.stdout
+
+
+def test_agent_may_do_no_more_than_read_nodes_and_annotate_its_own(host) -> None:
+    assert (
+        "forbidden"
+        in host.run("KUBECONFIG=/etc/podwire/kubeconfig /snap/microk8s/current/kubectl get secrets -A").stderr
+    )

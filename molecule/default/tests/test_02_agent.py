@@ -1,0 +1,72 @@
+"""The agent may die, be away, and come back: traffic does not notice, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+
+from conftest import NAMESPACE, eventually, finished
+
+AGENT_PID = "systemctl show -p MainPID --value podwire-agent"
+
+
+def test_killed_under_traffic_loses_no_packet(pods, on_node, agent) -> None:
+    """Pings every 10 ms and a request-response load between two nodes while both agents are killed, twice."""
+    source, target = pods.on("worker1")[0], pods.on("worker2")[0]
+    pings = pods.start(source, f"ping -q -i 0.01 -c 800 -W 2 {target.address}")
+    load = pods.start(source, f"netperf -H {target.address} -t TCP_RR -l 8")
+    for _ in range(2):
+        for node in ("worker1", "worker2"):
+            before = on_node(node, AGENT_PID).strip()
+            on_node(node, f"kill -9 {before}")
+            eventually(
+                lambda node=node, before=before: on_node(node, AGENT_PID).strip() not in ("0", before),
+                "a new agent",
+            )
+    assert "800 packets transmitted, 800 received, 0% packet loss" in finished(pings, 40)
+    finished(load, 40)
+    for node in ("worker1", "worker2"):
+        eventually(lambda node=node: agent_ready(agent, node), f"the agent of {node} is ready")
+
+
+def agent_ready(agent, node: str) -> bool:
+    try:
+        return agent(node, "/v1/status")["ready"]
+    except ValueError:
+        return False
+
+
+def addresses(agent, node: str) -> set[str]:
+    return {endpoint["address"] for endpoint in agent(node, "/v1/endpoints")["endpoints"]}
+
+
+def test_pod_deleted_while_the_agent_is_away_is_forgotten_later(pods, cluster, on_node, agent) -> None:
+    victim = pods.on("worker1")[1]
+    assert victim.address in addresses(agent, "worker1")
+    on_node("worker1", "systemctl stop podwire-agent")
+    try:
+        cluster.run("-n", NAMESPACE, "delete", "pod", victim.name, "--wait=true", "--timeout=60s", timeout=90)
+        waiting = on_node("worker1", "ls /var/lib/podwire/cni-queue")
+        assert waiting.strip(), "the deletion should wait on disk for the agent"
+        # The pod's successor cannot start without an agent; that must be a wait, not an end.
+        assert len(pods_running(cluster, "worker1")) == 1
+    finally:
+        on_node("worker1", "systemctl start podwire-agent")
+    eventually(lambda: agent_ready(agent, "worker1"), "the agent is ready")
+    eventually(lambda: not on_node("worker1", "ls /var/lib/podwire/cni-queue").strip(), "the queue is empty")
+    pods.refresh()
+    successors = {pod.address for pod in pods.on("worker1")}
+    # An address may be given out again, but only to a pod that is there.
+    assert addresses(agent, "worker1") >= successors
+    assert victim.address in successors or victim.address not in addresses(agent, "worker1")
+
+
+def pods_running(cluster, node: str) -> list[str]:
+    items = cluster.read("-n", NAMESPACE, "get", "pods", f"--field-selector=spec.nodeName={node}")["items"]
+    return [item["metadata"]["name"] for item in items if item["status"].get("podIP")]
+
+
+def test_what_the_command_shows_is_what_the_cluster_has(pods, on_node) -> None:
+    for node in pods.lab.nodes:
+        shown = json.loads(on_node(node, "podwire endpoint list -o json"))
+        listed = {item["address"] for item in (shown["endpoints"] if isinstance(shown, dict) else shown)}
+        assert {pod.address for pod in pods.on(node)} <= listed

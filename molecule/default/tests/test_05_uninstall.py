@@ -1,0 +1,52 @@
+"""Uninstalling gives the default network back and leaves nothing; installing again works."""
+
+from __future__ import annotations
+
+import pytest
+
+CNI = "/var/snap/microk8s/current"
+PATHS = f"""
+/opt/podwire /etc/podwire /var/lib/podwire /run/podwire /sys/fs/bpf/podwire /usr/local/bin/podwire
+/etc/systemd/system/podwire-agent.service /run/netns/podwire-health
+{CNI}/args/cni-network/05-podwire.conflist {CNI}/opt/cni/bin/podwire-cni
+"""
+LEFT = f"""
+for path in {" ".join(PATHS.split())}; do
+    [ ! -e "$path" ] || echo "$path"
+done
+ip -o link show | grep -o 'lxc[0-9a-f]*' || true
+nft list tables | grep podwire || true
+ip route show | grep -w lxc || true
+"""
+
+
+@pytest.fixture(scope="module")
+def uninstalled(playbook):
+    played = playbook("playbooks/uninstall.yml")
+    assert played.status == 0, played.output
+    return played
+
+
+def test_nothing_of_podwire_is_left(uninstalled, on_node, lab) -> None:
+    assert {node: on_node(node, LEFT) for node in lab.nodes} == dict.fromkeys(lab.nodes, "")
+
+
+def test_cluster_knows_nothing_of_podwire(uninstalled, cluster) -> None:
+    for kind in ("serviceaccounts", "clusterroles", "clusterrolebindings"):
+        assert "podwire" not in cluster.run("get", kind, "-A", "-o", "name")
+    assert "podwire" not in cluster.run("get", "nodes", "-o", "jsonpath={.items[*].metadata.annotations}")
+
+
+def test_default_network_carries_the_pods(uninstalled, works) -> None:
+    works()
+
+
+def test_second_run_changes_nothing(uninstalled, playbook) -> None:
+    again = playbook("playbooks/uninstall.yml")
+    assert (again.status, set(again.changed.values())) == (0, {0}), again.output
+
+
+def test_installs_again(uninstalled, playbook, works) -> None:
+    played = playbook("site.yml")
+    assert played.status == 0, played.output
+    works()
