@@ -301,7 +301,6 @@ class Endpoints:
             slot = self._take_slot(undo)
             name = host_ifname(attachment.container_id, attachment.ifname)
             mac = pod_mac(attachment.container_id, attachment.ifname)
-            self._kernel.unplumb(name, 0)  # left by an ADD that was interrupted
             index = self._kernel.plumb(self._kernel.pair_spec(name, attachment.ifname, mac), fd, address)
             undo.callback(self._quietly, self._kernel.unplumb, name, index)
             endpoint = Endpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from podwire.net.netns import entered
 SCOPE_LINK = 253
 ONLINK = 4
 NUD_PERMANENT = 0x80
+LOOPBACK = 1
+"""Index of the loopback device in every namespace."""
 
 
 class LinkError(Exception):
@@ -44,16 +47,30 @@ class PairSpec:
 def create_pair(spec: PairSpec, netns_fd: int) -> int:
     """Create the pair, both ends down; the pod's end never exists outside the pod's namespace.
 
-    Returns the index of the host side. Raises LinkError; nothing is left behind then."""
-    ipr = netlink()
+    A pair of the same host name, left by an attempt that was cut short, is replaced. Returns the index of the
+    host side. Raises LinkError; nothing is left behind then."""
     try:
-        ipr.link(
-            "add", ifname=spec.host_name, kind="veth", address=spec.host_mac, mtu=spec.mtu,
-            peer={"ifname": spec.pod_name, "net_ns_fd": netns_fd, "address": spec.pod_mac, "mtu": spec.mtu},
-        )  # fmt: skip
-        return _index(ipr, spec.host_name)
+        _add_pair(spec, netns_fd)
     except NetlinkError as error:
-        raise LinkError(f"create veth pair {spec.host_name} - {spec.pod_name}: {describe(error)}") from error
+        if error.code != errno.EEXIST or not delete_link(spec.host_name):
+            raise LinkError(_pair_failed(spec, error)) from error
+        try:
+            _add_pair(spec, netns_fd)
+        except NetlinkError as again:
+            raise LinkError(_pair_failed(spec, again)) from again
+    try:
+        return _index(netlink(), spec.host_name)
+    except NetlinkError as error:
+        raise LinkError(_pair_failed(spec, error)) from error
+
+
+def _add_pair(spec: PairSpec, netns_fd: int) -> None:
+    peer = {"ifname": spec.pod_name, "net_ns_fd": netns_fd, "address": spec.pod_mac, "mtu": spec.mtu}
+    netlink().link("add", ifname=spec.host_name, kind="veth", address=spec.host_mac, mtu=spec.mtu, peer=peer)
+
+
+def _pair_failed(spec: PairSpec, error: NetlinkError) -> str:
+    return f"create veth pair {spec.host_name} - {spec.pod_name}: {describe(error)}"
 
 
 def configure_pod_side(spec: PairSpec, netns_fd: int, *, address: str, gateway: str) -> None:
@@ -63,7 +80,7 @@ def configure_pod_side(spec: PairSpec, netns_fd: int, *, address: str, gateway: 
     Raises LinkError or OSError."""
     with entered(netns_fd), IPRoute() as ipr:
         try:
-            ipr.link("set", index=_index(ipr, "lo"), state="up")
+            ipr.link("set", index=LOOPBACK, state="up")
             index = _index(ipr, spec.pod_name)
             sysctl.set_value(f"net/ipv6/conf/{spec.pod_name}/disable_ipv6", "1")
             ipr.addr("replace", index=index, address=address, prefixlen=32)
