@@ -1,4 +1,4 @@
-"""What the tests of a converged lab share. They run in order of file names; the last take the network away."""
+"""What the tests of a converged lab share. They run in order of file names; the last remove the network."""
 
 from __future__ import annotations
 
