@@ -25,6 +25,7 @@ VOLUMES = {
     "kubelet": "/var/lib/kubelet",
     "etcd": "/var/lib/etcd",
 }
+EXITS = Path("/run/libpod/exits")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -98,8 +99,12 @@ def load_image(archive: Path, key: str, log: Log) -> str:
 
 def start_again(container: Container) -> bool:
     """Start a container that ended, as a machine is switched on again; False when podman cannot."""
+    if container.state == "running" and EXITS.is_dir():
+        # The monitor died with the container, so podman was never told. This file is how monitors tell it.
+        (EXITS / container.id).write_text("137")
     run(["podman", "container", "cleanup", container.name], check=False, timeout=60)
-    return run(["podman", "start", container.name], check=False, timeout=60).returncode == 0
+    started = run(["podman", "start", container.name], check=False, timeout=60).returncode == 0
+    return started and any(item.alive for item in find(container.labels[LABEL]) if item.id == container.id)
 
 
 def create(lab: Lab, member: str, image: str) -> None:
