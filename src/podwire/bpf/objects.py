@@ -51,6 +51,7 @@ class BpfObject:
         self._pointer = pointer
         self.label = label
         self._loaded = False
+        self._field_names: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -133,10 +134,7 @@ class BpfObject:
 
     def _declaration(self, name: str, pointer: Any) -> MapDeclaration:
         api = lib()
-
-        def fields(type_id: int) -> tuple[str, ...]:
-            return codec_for(self.btf, type_id).fields if type_id else ()
-
+        key_fields, value_fields = self._fields(name, pointer)
         return MapDeclaration(
             name=name,
             type=api.bpf_map__type(pointer),
@@ -144,9 +142,19 @@ class BpfObject:
             value_size=api.bpf_map__value_size(pointer),
             max_entries=api.bpf_map__max_entries(pointer),
             flags=api.bpf_map__map_flags(pointer),
-            key_fields=fields(api.bpf_map__btf_key_type_id(pointer)),
-            value_fields=fields(api.bpf_map__btf_value_type_id(pointer)),
+            key_fields=key_fields,
+            value_fields=value_fields,
         )
+
+    def _fields(self, name: str, pointer: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Field names of a map's key and value, remembered: sharing a map replaces the object's type ids with
+        those of the other map's type information."""
+        if name not in self._field_names:
+            api = lib()
+            ids = (api.bpf_map__btf_key_type_id(pointer), api.bpf_map__btf_value_type_id(pointer))
+            key, value = (codec_for(self.btf, number).fields if number else () for number in ids)
+            self._field_names[name] = (key, value)
+        return self._field_names[name]
 
     def set_max_entries(self, name: str, entries: int) -> None:
         """Change the size of a declared map."""
@@ -156,7 +164,9 @@ class BpfObject:
 
     def reuse_map(self, name: str, existing: Map) -> None:
         """Use ``existing`` in place of a new map; raises BpfError when the kernel's description differs."""
-        result = lib().bpf_map__reuse_fd(self._map(name), existing.fd)
+        pointer = self._map(name)
+        self._fields(name, pointer)
+        result = lib().bpf_map__reuse_fd(pointer, existing.fd)
         if result < 0:
             raise BpfError("share", f"map {existing.label} as {name} of {self.label}", last_errno(result))
 
