@@ -2,7 +2,8 @@
 
     python -m lab.kubernetes.build --out DIRECTORY
 
-kubelite is our main package (``kubelite/``) around upstream's components: one process per node, as in MicroK8s.
+kubelite is our main package (``kubelite/``) around upstream's components: one process per node, as in
+MicroK8s.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def inputs() -> list[Path]:
 def build(out_dir: Path, work_dir: Path, log: Log) -> None:
     """Write the OUTPUTS to out_dir, about 4 minutes on 2 cores from nothing. Raises LabError.
 
-    work_dir holds 2 GB while it lasts. GOCACHE is taken from the environment, so that a second build is quick.
+    work_dir holds 2 GB while it lasts. GOCACHE is taken from the environment: a second build is quick.
     """
     archive = Archive(work_dir / "apt", log, sources=True)
     log(f"fetching and unpacking the source of Kubernetes {VERSION}")
@@ -102,7 +103,9 @@ def link_flags() -> str:
         "client-go/pkg/version.gitVersion": f"v{VERSION}",
     }
     # The linker knows vendored packages by their full path, and ignores names that it does not know.
-    return " ".join(["-s", "-w", *(f"-X {MODULE}/vendor/k8s.io/{name}={value}" for name, value in values.items())])
+    return " ".join(
+        ["-s", "-w", *(f"-X {MODULE}/vendor/k8s.io/{name}={value}" for name, value in values.items())]
+    )
 
 
 def openapi_packages(tree: Path) -> list[str]:
@@ -133,8 +136,9 @@ def generate_openapi(tree: Path, work_dir: Path, environment: dict[str, str], lo
         cwd=tree,
     )
     run(
-        [generator, "--logtostderr", "-i", ",".join(openapi_packages(tree)), "-p", f"{MODULE}/pkg/generated/openapi",
-         "-O", "zz_generated.openapi", "-h", tree / "vendor/k8s.io/code-generator/hack/boilerplate.go.txt",
+        [generator, "--logtostderr", "-i", ",".join(openapi_packages(tree)), "-p",
+         f"{MODULE}/pkg/generated/openapi", "-O", "zz_generated.openapi",
+         "-h", tree / "vendor/k8s.io/code-generator/hack/boilerplate.go.txt",
          "-r", work_dir / "violations"],
         what="generating the OpenAPI definitions",
         env=environment,
@@ -144,7 +148,9 @@ def generate_openapi(tree: Path, work_dir: Path, environment: dict[str, str], lo
 
 def main() -> int:
     """Build into --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="keep the build tree here")
     options = parser.parse_args()

@@ -1,6 +1,7 @@
 """Debian packages, binary and source, fetched without touching the machine's own apt configuration.
 
-The mirror is the one the machine installs from (``lab.rootfs.mirror``); lists and cache live in a directory of ours.
+The mirror is the one the machine installs from (``lab.rootfs.mirror``); lists and cache live in a
+directory of ours.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Archive:
         run(["apt-get", "-q", *self.options, "update"], what="fetching Debian's package lists", hint=HINT)
 
     def source(self, package: str) -> Path:
-        """Fetch a source package and unpack it, Debian's patches applied; returns its directory. Raises LabError."""
+        """Fetch and unpack a source package, Debian's patches applied; returns its place. Raises LabError."""
         run(
             ["apt-get", "-q", *self.options, "source", "--download-only", package],
             what=f"fetching the source of {package}",
@@ -52,12 +53,15 @@ class Archive:
         if not descriptions:
             raise LabError(f"apt-get source {package} brought no .dsc file", HINT)
         tree = self.directory / "tree"
-        # apt has checked the hashes against the signed list; the maintainer's own signature needs another keyring.
-        run(["dpkg-source", "--no-check", "-x", descriptions[-1], tree], what=f"unpacking the source of {package}")
+        # apt has checked the hashes against the signed list; the maintainer's key is not at hand.
+        run(
+            ["dpkg-source", "--no-check", "-x", descriptions[-1], tree],
+            what=f"unpacking the source of {package}",
+        )
         return tree
 
     def unpack(self, packages: Iterable[str], target: Path) -> None:
-        """Fetch binary packages, without what they depend on, and unpack them into target. Raises LabError."""
+        """Fetch binary packages, not what they depend on, and unpack them into target. Raises LabError."""
         names = list(packages)
         run(
             ["apt-get", "-q", *self.options, "download", *names],

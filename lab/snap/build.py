@@ -2,7 +2,8 @@
 
     python -m lab.snap.build --kubernetes DIRECTORY --out DIRECTORY
 
-DIRECTORY holds what ``lab.kubernetes.build`` made. Everything else comes from Debian packages and from ``tree/``.
+The first holds what ``lab.kubernetes.build`` made. Everything else comes from Debian packages and from
+``tree/``.
 """
 
 from __future__ import annotations
@@ -28,14 +29,22 @@ BASE = "core20"
 OUTPUTS = ("snapd.snap", f"{BASE}.snap", "microk8s.snap")
 TRIPLET = "x86_64-linux-gnu"
 PACKAGES = (
-    "containerd", "containernetworking-plugins", "etcd-server", "runc", "snapd", "openssl", "iptables", "iproute2",
+    "containerd", "containernetworking-plugins", "etcd-server", "runc", "snapd", "openssl", "iptables",
+    "iproute2",
 )  # fmt: skip
 LIBRARIES = (
-    "libc6", "libssl3", "libseccomp2", "libxtables12", "libip4tc2", "libip6tc2", "libmnl0", "libnetfilter-conntrack3",
-    "libnfnetlink0", "libnftnl11", "libbpf1", "libelf1", "libbsd0", "libmd0", "libcap2", "libselinux1",
-    "libpcre2-8-0", "zlib1g", "libtirpc3",
+    "libc6", "libssl3", "libseccomp2", "libxtables12", "libip4tc2", "libip6tc2", "libmnl0",
+    "libnetfilter-conntrack3", "libnfnetlink0", "libnftnl11", "libbpf1", "libelf1", "libbsd0",
+    "libmd0", "libcap2", "libselinux1", "libpcre2-8-0", "zlib1g", "libtirpc3",
 )  # fmt: skip
-IPTABLES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
+IPTABLES = (
+    "iptables",
+    "iptables-save",
+    "iptables-restore",
+    "ip6tables",
+    "ip6tables-save",
+    "ip6tables-restore",
+)
 PROGRAMS = {
     "bin/containerd": "usr/bin/containerd",
     "bin/containerd-shim-runc-v2": "usr/bin/containerd-shim-runc-v2",
@@ -51,9 +60,19 @@ HOST_LIBRARIES = re.compile(r"^(libc|libm|libdl|libpthread|librt|libresolv|ld-li
 
 def inputs() -> list[Path]:
     """The files that decide what comes out, apart from Debian's own and kubelite and kubectl."""
-    listed = [HERE / "build.py", HERE.parent / "oci.py", HERE.parent / "imagebuild.py", imagebuild.WORKLOADS / "pause.c"]
+    listed = [
+        HERE / "build.py",
+        HERE.parent / "oci.py",
+        HERE.parent / "imagebuild.py",
+        imagebuild.WORKLOADS / "pause.c",
+    ]
     trees = (HERE / "tree", HERE / "cmd", DEFAULT_NETWORK)
-    files = [path for tree in trees for path in tree.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [
+        path
+        for tree in trees
+        for path in tree.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
     return [*listed, *sorted(files), *kubernetes.inputs()]
 
 
@@ -76,11 +95,11 @@ def build(out_dir: Path, work_dir: Path, log: Log, *, kubernetes_dir: Path) -> N
 
 
 def pack(tree: Path, target: Path) -> None:
-    """Make a squashfs. lz4: nodes read it uncompressed at every start, and it is never sent far. Raises LabError."""
+    """Make a squashfs. lz4: nodes unpack it at every start, and it is never sent far. Raises LabError."""
     target.unlink(missing_ok=True)
     process.run(
-        ["mksquashfs", tree, target, "-noappend", "-comp", "lz4", "-no-fragments", "-no-progress", "-all-root",
-         "-no-xattrs", "-mkfs-time", "0", "-all-time", "0"],
+        ["mksquashfs", tree, target, "-noappend", "-comp", "lz4", "-no-fragments", "-no-progress",
+         "-all-root", "-no-xattrs", "-mkfs-time", "0", "-all-time", "0"],
         what=f"packing {target.name}",
     )  # fmt: skip
 
@@ -90,8 +109,9 @@ def base_tree(tree: Path) -> Path:
     for name in ("meta", "dev", "etc", "proc", "run", "snap", "sys", "tmp", "usr/lib/snapd", "var"):
         (tree / name).mkdir(parents=True)
     (tree / "meta" / "snap.yaml").write_text(
-        f"name: {BASE}\nversion: '20'\nsummary: Empty base\ndescription: Empty base of the lab's classic snap\n"
-        "type: base\narchitectures: [amd64]\nconfinement: strict\ngrade: stable\n"
+        f"name: {BASE}\nversion: '20'\nsummary: Empty base\n"
+        "description: Empty base of the lab's classic snap\ntype: base\n"
+        "architectures: [amd64]\nconfinement: strict\ngrade: stable\n"
     )
     return tree
 
@@ -112,8 +132,8 @@ def snapd_tree(debian: Path, tree: Path) -> Path:
     (tree / "meta").mkdir()
     (tree / "meta" / "snap.yaml").write_text(
         f"name: snapd\nversion: '{found.group(1)[:32]}'\nsummary: Debian's snapd\n"
-        "description: Debian's snapd, repacked as a snap\ntype: snapd\narchitectures: [amd64]\nconfinement: strict\n"
-        "grade: stable\n"
+        "description: Debian's snapd, repacked as a snap\ntype: snapd\narchitectures: [amd64]\n"
+        "confinement: strict\ngrade: stable\n"
     )
     return tree
 
@@ -173,11 +193,14 @@ def needed_libraries(root: Path, programs: Iterable[Path]) -> list[Path]:
     found: set[Path] = set()
     for program in programs:
         listed = process.run([loader, "--library-path", paths, "--list", program], check=False)
-        if "not a dynamic executable" in listed.stdout + listed.stderr or "statically linked" in listed.stdout:
+        if (
+            "not a dynamic executable" in listed.stdout + listed.stderr
+            or "statically linked" in listed.stdout
+        ):
             continue
         if listed.returncode != 0 or "not found" in listed.stdout:
             raise LabError(
-                f"{program.name} needs a library that is not among the packages:\n{listed.stdout}{listed.stderr}",
+                f"{program.name} needs a library that no package has:\n{listed.stdout}{listed.stderr}",
                 "Add its package to LIBRARIES in lab/snap/build.py",
             )
         found.update(Path(match) for match in re.findall(r"=> (/\S+)", listed.stdout))
@@ -218,7 +241,9 @@ def build_images(debian: Path, directory: Path, work_dir: Path, log: Log) -> Non
 
 def main() -> int:
     """Build into --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kubernetes", type=Path, required=True, help="directory with kubelite and kubectl")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Entry point of everything in the snap that is written in Python: run as `python3 -I -S $SNAP/lib/mk8s ...`."""
+"""Entry point of what is written in Python in the snap: run as `python3 -I -S $SNAP/lib/mk8s ...`."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ LARGEST_REQUEST = 1 << 20
 LOCAL_BACKEND = ["127.0.0.1:19001"]
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """A request that is answered with an error: HTTP status and message."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -41,19 +41,19 @@ class Agent:
         self.joining = threading.Lock()
 
     def join(self, request: dict[str, Any], own: str, peer: str) -> dict[str, Any]:
-        """Let a worker join; returns what it needs to become one. own and peer are the connection's addresses."""
+        """Let a worker join; returns what it needs to become one. own, peer: the connection's addresses."""
         if self.layout.is_worker:
-            raise Refusal(501, "this node is a worker: join through a control-plane node")
+            raise RefusedError(501, "this node is a worker: join through a control-plane node")
         if not tokens.redeem(self.layout, str(request.get("token", ""))):
-            raise Refusal(500, "invalid token")
+            raise RefusedError(500, "invalid token")
         if not self.layout.locked("ha-cluster"):
-            raise Refusal(501, "not possible to join: this is not an HA MicroK8s cluster")
+            raise RefusedError(501, "not possible to join: this is not an HA MicroK8s cluster")
         if str(request.get("port")) != str(PORT):
-            raise Refusal(502, f"the port of the cluster agent has to be set to {PORT}")
+            raise RefusedError(502, f"the port of the cluster agent has to be set to {PORT}")
         if peer in host.addresses():
-            raise Refusal(503, f"the joining node has the same address ({peer}) as the node it contacts")
+            raise RefusedError(503, f"the joining node has the same address ({peer}) as the node it contacts")
         if not request.get("worker"):
-            raise Refusal(501, "the datastore of this snap has one member: join with --worker")
+            raise RefusedError(501, "the datastore of this snap has one member: join with --worker")
         with self.joining:
             self.first_join(own)
             return self.answer(own)
@@ -67,7 +67,9 @@ class Agent:
         files.write(self.layout.backend / "cluster.yaml", nodefiles.backend_members([own]))
         host.systemctl("restart", "k8s-dqlite")
         if not self.layout.cni_manifest.exists():
-            print(f"warning: {self.layout.cni_manifest} is gone: the default network is not applied", flush=True)
+            print(
+                f"warning: {self.layout.cni_manifest} is gone: the default network is not applied", flush=True
+            )
             return
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -97,17 +99,15 @@ class Agent:
         good, rest = tokens.consume(files.read(self.layout.credential(SIGN_TOKENS)), path_token, time.time())
         files.write(self.layout.credential(SIGN_TOKENS), rest)
         if not good:
-            raise Refusal(500, "invalid token")
+            raise RefusedError(500, "invalid token")
         text = str(request.get("request", ""))
         try:
             subject = certs.request_subject(text).replace(" ", "")
             if subject != "CN=system:kube-proxy" and not subject.startswith("O=system:nodes,CN=system:node:"):
-                raise Refusal(403, f"will not sign a certificate for {subject}")
+                raise RefusedError(403, f"will not sign a certificate for {subject}")
             return {"certificate": certs.sign_request(self.layout.cert(""), text)}
         except certs.CertificateError as error:
-            raise Refusal(500, str(error)) from error
-
-
+            raise RefusedError(500, str(error)) from error
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -125,13 +125,13 @@ class Handler(BaseHTTPRequestHandler):
         try:
             length = int(self.headers.get("Content-Length") or 0)
             if length > LARGEST_REQUEST:
-                raise Refusal(413, "request too large")
+                raise RefusedError(413, "request too large")
             request = json.loads(self.rfile.read(length) or b"{}")
             if not isinstance(request, dict):
-                raise Refusal(400, "the request is not a JSON object")
+                raise RefusedError(400, "the request is not a JSON object")
             self.reply(200, self.act(request))
-        except Refusal as refusal:
-            self.reply(refusal.status, {"error": str(refusal)})
+        except RefusedError as refused:
+            self.reply(refused.status, {"error": str(refused)})
         except ValueError as error:
             self.reply(400, {"error": f"the request is not JSON: {error}"})
         except (OSError, api.ApiError) as error:
@@ -143,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
             return agent.join(request, self.connection.getsockname()[0], self.client_address[0])
         if self.path == SIGN_PATH:
             return agent.sign(request)
-        raise Refusal(404, "no such page")
+        raise RefusedError(404, "no such page")
 
     def reply(self, status: int, body: dict[str, Any]) -> None:
         text = json.dumps(body).encode()

@@ -8,8 +8,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from .layout import Layout
 from .kubeconfig import SERVER
+from .layout import Layout
 
 
 class ApiError(Exception):
@@ -35,7 +35,9 @@ def request(
     """One request; returns the decoded JSON, or the text when it is none. Raises ApiError."""
     user = "kubelet" if layout.is_worker else "client"
     data = None if body is None else json.dumps(body).encode()
-    call = urllib.request.Request(SERVER + path, data=data, method=method, headers={"Content-Type": content_type})
+    call = urllib.request.Request(  # noqa: S310 - always https
+        SERVER + path, data=data, method=method, headers={"Content-Type": content_type}
+    )
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_context(layout, user))
     )
@@ -43,7 +45,9 @@ def request(
         with opener.open(call, timeout=timeout) as answer:
             text = answer.read().decode()
     except urllib.error.HTTPError as error:
-        raise ApiError(f"{method} {path}: {error.code} {error.read().decode(errors='replace').strip()}") from error
+        raise ApiError(
+            f"{method} {path}: {error.code} {error.read().decode(errors='replace').strip()}"
+        ) from error
     except (OSError, ssl.SSLError) as error:
         raise ApiError(f"{method} {path}: {error}") from error
     try:
@@ -55,7 +59,7 @@ def request(
 def is_up(layout: Layout) -> bool:
     """Does /readyz say ok?"""
     try:
-        return request(layout, "/readyz") == "ok"
+        return bool(request(layout, "/readyz") == "ok")
     except (ApiError, OSError):
         return False
 

@@ -1,4 +1,4 @@
-"""Argument files: one flag a line, `--key=value` or `--key value`; blank lines and # lines are kept as they are."""
+"""Argument files: one flag a line, `--key=value` or `--key value`; blank lines and # lines are kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def key_of(line: str) -> str | None:
 
 
 def get(text: str, key: str) -> str | None:
-    """The value of a flag, quotes removed; "" for a flag without value, None when absent. The last one wins."""
+    """The value of a flag, quotes removed; "" without a value, None when absent. The last one wins."""
     value = None
     for line in text.splitlines():
         if key_of(line) == key:

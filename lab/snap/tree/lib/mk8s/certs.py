@@ -41,9 +41,11 @@ class CertificateError(Exception):
 
 def openssl(*arguments: str, stdin: bytes | None = None) -> bytes:
     """Run openssl and return its output. Raises CertificateError."""
-    done = subprocess.run(["openssl", *arguments], input=stdin, capture_output=True)
+    done = subprocess.run(["openssl", *arguments], check=False, input=stdin, capture_output=True)
     if done.returncode != 0:
-        raise CertificateError(f"openssl {arguments[0]} failed: {done.stderr.decode(errors='replace').strip()}")
+        raise CertificateError(
+            f"openssl {arguments[0]} failed: {done.stderr.decode(errors='replace').strip()}"
+        )
     return done.stdout
 
 
@@ -56,7 +58,8 @@ def create_authority(directory: Path, name: str, common_name: str) -> None:
     """A self-signed CA name.crt with its key."""
     key, cert = directory / f"{name}.key", directory / f"{name}.crt"
     openssl(
-        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", DAYS, "-subj", f"/CN={common_name}",
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", DAYS,
+        "-subj", f"/CN={common_name}",
         "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
         "-keyout", str(key), "-out", str(cert),
     )  # fmt: skip
@@ -73,7 +76,8 @@ def create_leaf(directory: Path, leaf: Leaf) -> None:
     """A key and a certificate signed by the leaf's authority in the same directory."""
     key, cert = directory / f"{leaf.name}.key", directory / f"{leaf.name}.crt"
     command = [
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-sha256", "-days", DAYS,
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-sha256",
+        "-days", DAYS,
         "-CA", str(directory / f"{leaf.authority}.crt"), "-CAkey", str(directory / f"{leaf.authority}.key"),
         "-subj", leaf.subject, "-keyout", str(key), "-out", str(cert), *_extensions(leaf.alt_names),
     ]  # fmt: skip
@@ -107,14 +111,21 @@ def create_request(directory: Path, leaf: Leaf) -> str:
 def sign_request(directory: Path, request: str) -> str:
     """Sign a PEM request with the CA in directory, its extensions included. Raises CertificateError."""
     return openssl(
-        "x509", "-req", "-sha256", "-days", DAYS, "-CA", str(directory / "ca.crt"), "-CAkey", str(directory / "ca.key"),
+        "x509", "-req", "-sha256", "-days", DAYS, "-CA", str(directory / "ca.crt"),
+        "-CAkey", str(directory / "ca.key"),
         "-copy_extensions", "copy", stdin=request.encode(),
     ).decode()  # fmt: skip
 
 
 def request_subject(request: str) -> str:
     """The subject of a PEM signing request, as openssl prints it ("O = system:nodes, CN = ...")."""
-    return openssl("req", "-noout", "-subject", stdin=request.encode()).decode().strip().removeprefix("subject=").strip()
+    return (
+        openssl("req", "-noout", "-subject", stdin=request.encode())
+        .decode()
+        .strip()
+        .removeprefix("subject=")
+        .strip()
+    )
 
 
 def fingerprint(certificate: str) -> str:

@@ -1,10 +1,9 @@
-"""The cgroup that kubelet puts its pods under, one per node: nodes of a lab share one kernel and some hierarchies."""
+"""The cgroup that kubelet puts its pods under, one per node: the nodes of a lab share one kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-
 
 MOUNTS = Path("/proc/self/mounts")
 

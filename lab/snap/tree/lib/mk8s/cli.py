@@ -29,7 +29,10 @@ from . import (
 )
 from .layout import Layout
 
-WORKER_SENTENCE = "This MicroK8s deployment is acting as a node in a cluster.\nPlease use the control plane nodes to call {}."
+WORKER_SENTENCE = (
+    "This MicroK8s deployment is acting as a node in a cluster.\n"
+    "Please use the control plane nodes to call {}."
+)
 COMMANDS = "add-node config ctr inspect join kubectl leave remove-node start status stop version"
 
 Command = Callable[[Layout, Sequence[str]], int]
@@ -46,11 +49,14 @@ def main(arguments: Sequence[str]) -> int:
     if command is None:
         plugin = layout.common / "plugins" / name
         if plugin.is_file() and os.access(plugin, os.X_OK):
-            os.execv(plugin, [str(plugin), *rest])
+            os.execv(plugin, [str(plugin), *rest])  # noqa: S606
         print(f"'{name}' is not a valid MicroK8s subcommand; it knows: {COMMANDS}", file=sys.stderr)
         return 1
     if name in PUBLIC and not _permitted(layout):
-        print("Insufficient permissions to access MicroK8s. Use sudo, or join the group microk8s.", file=sys.stderr)
+        print(
+            "Insufficient permissions: use sudo, or join the group microk8s.",
+            file=sys.stderr,
+        )
         return 1
     return command(layout, rest)
 
@@ -60,7 +66,7 @@ def _permitted(layout: Layout) -> bool:
 
 
 def _refused_on_worker(layout: Layout, name: str) -> bool:
-    """Workers answer most commands with a sentence, and scripts that only look at the exit code believe them."""
+    """Workers answer most commands with a sentence, and scripts that look at the exit code believe them."""
     if layout.is_worker:
         print(WORKER_SENTENCE.format(f"'microk8s {name}'"))
         return True
@@ -93,8 +99,10 @@ def status_command(layout: Layout, arguments: Sequence[str]) -> int:
 def add_node(layout: Layout, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="microk8s add-node")
     parser.add_argument("-t", "--token", default="")
-    parser.add_argument("-l", "--token-ttl", type=int, default=-1, help="seconds; without it the token is good for one join")
-    parser.add_argument("--format", default="pretty", choices=["pretty", "short", "token", "token-check", "json", "yaml"])
+    parser.add_argument("-l", "--token-ttl", type=int, default=-1, help="seconds; else good for one join")
+    parser.add_argument(
+        "--format", default="pretty", choices=["pretty", "short", "token", "token-check", "json", "yaml"]
+    )
     options = parser.parse_args(arguments)
     if _refused_on_worker(layout, "add-node"):
         return 1
@@ -129,7 +137,7 @@ def invitation(token: str, check: str, addresses: Sequence[str], form: str) -> s
             "From the node you wish to join to this cluster, run the following:",
             f"{lines[0]} --worker" if lines else "",
             "",
-            "If the node you are adding is not reachable through the default interface you can use one of the following:",
+            "If the node is not reachable through the default interface, use one of the following:",
             *lines,
         ]
     )
@@ -146,7 +154,9 @@ def join_command(layout: Layout, arguments: Sequence[str]) -> int:
     try:
         target = join.parse_target(options.url)
         if not options.worker:
-            raise join.JoinError(join.EXIT_INPUT, "the datastore of this snap has one member: join with --worker")
+            raise join.JoinError(
+                join.EXIT_INPUT, "the datastore of this snap has one member: join with --worker"
+            )
         join.join_worker(layout, target, verify=not options.skip_verify)
     except join.JoinError as error:
         print(error, file=sys.stderr)
@@ -179,7 +189,9 @@ def remove_node(layout: Layout, arguments: Sequence[str]) -> int:
             print(f"Node {options.node} does not exist.", file=sys.stderr)
             return 1
         if name == host.hostname():
-            print("This node keeps the datastore: it cannot be removed from its own cluster.", file=sys.stderr)
+            print(
+                "This node keeps the datastore: it cannot be removed from its own cluster.", file=sys.stderr
+            )
             return 1
         api.request(layout, f"/api/v1/nodes/{name}", method="DELETE")
     except api.ApiError as error:
@@ -205,7 +217,7 @@ def expand(layout: Layout, component: str) -> list[str]:
 
 
 def _exec(program: Path, arguments: Sequence[str]) -> int:
-    os.execv(program, [str(program), *arguments])
+    os.execv(program, [str(program), *arguments])  # noqa: S606
 
 
 def kubectl(layout: Layout, arguments: Sequence[str]) -> int:

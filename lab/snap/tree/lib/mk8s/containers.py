@@ -14,7 +14,7 @@ from .layout import Layout
 def _ctr(layout: Layout, *arguments: str) -> list[str]:
     command = [str(layout.snap / "bin" / "ctr"), "--address", str(layout.common / "run" / "containerd.sock"),
                "--namespace", "k8s.io", *arguments]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     return done.stdout.split()
 
 
@@ -45,7 +45,7 @@ def _processes() -> tuple[dict[int, int], dict[int, str]]:
         try:
             stat = (entry / "stat").read_text()
             parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-            programs[int(entry.name)] = os.readlink(entry / "exe")
+            programs[int(entry.name)] = str((entry / "exe").readlink())
         except OSError:
             continue
     return parents, programs
@@ -71,4 +71,4 @@ def unmount_below(directory: Path) -> None:
     lines = Path("/proc/self/mounts").read_text().splitlines()
     points = [line.split()[1].replace("\\040", " ") for line in lines]
     for point in sorted((p for p in points if p.startswith(f"{directory}/")), key=len, reverse=True):
-        subprocess.run(["umount", "--lazy", point], capture_output=True)
+        subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)

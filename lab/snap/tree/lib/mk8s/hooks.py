@@ -34,7 +34,7 @@ def _run_hooks(layout: Layout, name: str) -> None:
     directory = layout.common / "hooks" / name
     for hook in sorted(directory.iterdir()) if directory.is_dir() else ():
         if os.access(hook, os.X_OK):
-            subprocess.run([str(hook)], timeout=120)
+            subprocess.run([str(hook)], check=False, timeout=120)
 
 
 def remove(layout: Layout) -> int:

@@ -42,7 +42,9 @@ def usable_addresses(links: Iterable[dict[str, Any]]) -> list[str]:
 
 def addresses() -> list[str]:
     """The node's own IPv4 addresses, the one towards the default route first."""
-    listed = subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, check=True, text=True).stdout
+    listed = subprocess.run(
+        ["ip", "-json", "-4", "address"], capture_output=True, check=True, text=True
+    ).stdout
     found = usable_addresses(json.loads(listed or "[]"))
     default = default_address()
     return sorted(found, key=lambda address: address != default)
@@ -65,10 +67,10 @@ def unit(service: str) -> str:
 def systemctl(action: str, *services: str, wait: bool = True) -> None:
     """Act on daemons of the snap, named without their prefix. A failure is reported and does not raise."""
     command = ["systemctl", action, *([] if wait else ["--no-block"]), *(unit(name) for name in services)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
 
 
 def is_active(service: str) -> bool:
-    return subprocess.run(["systemctl", "is-active", "--quiet", unit(service)]).returncode == 0
+    return subprocess.run(["systemctl", "is-active", "--quiet", unit(service)], check=False).returncode == 0

@@ -28,7 +28,9 @@ def run(layout: Layout) -> int:
         active = host.is_active(service)
         failed = failed or not active
         print(f"  Service {host.unit(service)} is {'running' if active else 'NOT running'}")
-        journal = subprocess.run(["journalctl", "-n", "3000", "-u", host.unit(service)], capture_output=True)
+        journal = subprocess.run(
+            ["journalctl", "-n", "3000", "-u", host.unit(service)], check=False, capture_output=True
+        )
         (directory / f"{service}.log").write_bytes(journal.stdout)
     for name, command in {
         "addresses": ["ip", "address"],
@@ -36,7 +38,7 @@ def run(layout: Layout) -> int:
         "iptables-legacy": ["iptables-save"],
         "mounts": ["cat", "/proc/self/mounts"],
     }.items():
-        (directory / name).write_bytes(subprocess.run(command, capture_output=True).stdout)
+        (directory / name).write_bytes(subprocess.run(command, check=False, capture_output=True).stdout)
     with tarfile.open(report, "w:gz") as archive:
         archive.add(directory, "inspection-report")
         archive.add(layout.data / "args", "inspection-report/args")

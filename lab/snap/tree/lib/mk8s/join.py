@@ -49,11 +49,15 @@ def parse_target(text: str) -> Target:
     try:
         ipaddress.IPv4Address(address)
     except ValueError:
-        raise JoinError(EXIT_INPUT, f"{address or text!r} is not an IPv4 address; use a URL that add-node printed") from None
+        raise JoinError(
+            EXIT_INPUT, f"{address or text!r} is not an IPv4 address; use a URL that add-node printed"
+        ) from None
     if not port.isdigit():
         raise JoinError(EXIT_INPUT, f"{port!r} is not a port")
     if len(token) < MINIMUM_LENGTH:
-        raise JoinError(EXIT_INPUT, f"the token is shorter than {MINIMUM_LENGTH} characters; run add-node for a new one")
+        raise JoinError(
+            EXIT_INPUT, f"the token is shorter than {MINIMUM_LENGTH} characters; run add-node for a new one"
+        )
     if check and len(check) < CHECK_LENGTH:
         raise JoinError(EXIT_INPUT, f"the fingerprint is shorter than {CHECK_LENGTH} characters")
     return Target(address, int(port), token, check or None)
@@ -86,7 +90,9 @@ class Remote:
             found = certs.fingerprint(ssl.DER_cert_to_PEM_cert(der))
             if not found.startswith(self.check):
                 connection.close()
-                raise JoinError(EXIT_TLS, f"the certificate of {where} is not the one that the join URL names")
+                raise JoinError(
+                    EXIT_TLS, f"the certificate of {where} is not the one that the join URL names"
+                )
         return connection
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +122,8 @@ def join_worker(layout: Layout, target: Target, verify: bool) -> None:
     remote = Remote(target, verify)
     hostname = host.hostname()
     answer = remote.post(
-        agent.JOIN_PATH, {"token": target.token, "hostname": hostname, "port": str(agent.PORT), "worker": True}
+        agent.JOIN_PATH,
+        {"token": target.token, "hostname": hostname, "port": str(agent.PORT), "worker": True},
     )
     layout.set_lock("join-in-progress")
     layout.set_lock("no-cert-reissue")
@@ -164,7 +171,9 @@ def leave(layout: Layout) -> None:
     if not layout.locked("no-cert-reissue"):
         raise JoinError(EXIT_INPUT, f"{socket.gethostname()} is not a node of a cluster")
     if not layout.is_worker:
-        raise JoinError(3, "this node holds the only copy of the datastore: the cluster cannot go on without it")
+        raise JoinError(
+            3, "this node holds the only copy of the datastore: the cluster cannot go on without it"
+        )
     host.systemctl("stop", "kubelite", "apiserver-proxy", "cluster-agent")
     containers.delete_all(layout)
     nodefiles.restore_arguments(layout, "kubelet", "kube-proxy", "kubelite")

@@ -1,4 +1,4 @@
-"""The control-plane node's caretaker: every 5 seconds it looks at the certificates and runs the reconcile hooks."""
+"""The control-plane node's caretaker: every 5 seconds it checks certificates and runs the reconcile hooks."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def reconcile(layout: Layout) -> None:
             apply_default_network(layout)
             continue
         try:
-            done = subprocess.run([str(hook)], timeout=HOOK_LIMIT)
+            done = subprocess.run([str(hook)], check=False, timeout=HOOK_LIMIT)
         except (OSError, subprocess.TimeoutExpired) as error:
             print(f"hook {hook.name}: {error}", file=sys.stderr, flush=True)
         else:

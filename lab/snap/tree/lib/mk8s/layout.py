@@ -1,4 +1,4 @@
-"""Where things are on a node: the directories snapd gives the snap, and the files in them that the commands share."""
+"""Where things are on a node: the directories snapd gives the snap, and the files in them."""
 
 from __future__ import annotations
 

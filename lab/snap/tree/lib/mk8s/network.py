@@ -45,14 +45,14 @@ def apply(layout: Layout) -> None:
     done = subprocess.run(
         [str(layout.snap / "kubectl"), f"--kubeconfig={layout.credential('client.config')}", "apply",
          "-f", str(layout.cni_manifest)],
-        capture_output=True, text=True,
+        check=False, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode != 0:
         raise NetworkError(f"cannot apply {layout.cni_manifest}: {done.stderr.strip()}")
 
 
 def _run(command: str) -> bool:
-    return subprocess.run(shlex.split(command), capture_output=True).returncode == 0
+    return subprocess.run(shlex.split(command), check=False, capture_output=True).returncode == 0
 
 
 def allow_forwarding(cluster_cidr: str) -> None:
@@ -68,7 +68,9 @@ def forbid_forwarding(cluster_cidr: str) -> None:
     """Take back what allow_forwarding appended."""
     for tool in ("/usr/sbin/iptables-nft", "iptables"):
         for side in ("-s", "-d"):
-            while _run(f"{tool} -w -D FORWARD {side} {cluster_cidr} -m comment --comment '{COMMENT}' -j ACCEPT"):
+            while _run(
+                f"{tool} -w -D FORWARD {side} {cluster_cidr} -m comment --comment '{COMMENT}' -j ACCEPT"
+            ):
                 pass
 
 

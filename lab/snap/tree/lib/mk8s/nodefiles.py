@@ -20,6 +20,25 @@ CONTROL_PLANE_LOCKS = (
     "no-apiserver-proxy",
 )
 WORKER_LABELS = "microk8s.io/cluster=true,node.kubernetes.io/microk8s-worker=microk8s-worker"
+DATA_DIRECTORIES = (
+    "var/lock",
+    "var/lib/calico",
+    "var/run/calico",
+    "var/kubernetes/backend",
+    "args/certs.d",
+    "args/traefik",
+)
+COMMON_DIRECTORIES = (
+    "run",
+    "etc/sideload",
+    "etc/launcher",
+    "hooks/reconcile.d",
+    "hooks/post-refresh.d",
+    "hooks/remove.d",
+    "plugins",
+    "var/lib/kubelet",
+    "var/lib/containerd",
+)
 LINKS = {
     "/etc/cni/net.d": "args/cni-network",
     "/opt/cni/bin": "opt/cni/bin",
@@ -63,10 +82,9 @@ def backend_addresses(layout: Layout) -> list[str]:
 
 
 def create_directories(layout: Layout) -> None:
-    for path in ("var/lock", "var/lib/calico", "var/run/calico", "var/kubernetes/backend", "args/certs.d", "args/traefik"):
+    for path in DATA_DIRECTORIES:
         (layout.data / path).mkdir(parents=True, exist_ok=True)
-    for path in ("run", "etc/sideload", "etc/launcher", "hooks/reconcile.d", "hooks/post-refresh.d", "hooks/remove.d",
-                 "plugins", "var/lib/kubelet", "var/lib/containerd"):  # fmt: skip
+    for path in COMMON_DIRECTORIES:
         (layout.common / path).mkdir(parents=True, exist_ok=True)
 
 
@@ -84,7 +102,7 @@ def link_host_paths(layout: Layout) -> None:
 def unlink_host_paths(layout: Layout) -> None:
     for path in (*LINKS, "/var/lib/kubelet"):
         link = Path(path)
-        if link.is_symlink() and os.readlink(link).startswith(str(layout.data.parent)):
+        if link.is_symlink() and str(link.readlink()).startswith(str(layout.data.parent)):
             link.unlink()
 
 
@@ -106,9 +124,13 @@ def protect(layout: Layout) -> None:
 
 
 def sideload_bundled_images(layout: Layout) -> None:
-    """Queue the images that come with the snap, and those that an operator laid ready before the installation."""
+    """Queue the images that come with the snap, and those laid ready before the installation."""
     target = layout.common / "etc" / "sideload"
-    sources = (layout.snap / "images", layout.common / "sideload", Path("/root/snap/microk8s/common/sideload"))
+    sources = (
+        layout.snap / "images",
+        layout.common / "sideload",
+        Path("/root/snap/microk8s/common/sideload"),
+    )
     for directory in sources:
         for tarball in sorted(directory.glob("*.tar")) if directory.is_dir() else ():
             shutil.copyfile(tarball, target / f".{tarball.name}.part")

@@ -50,7 +50,12 @@ def render(status: Status, form: str) -> str:
 
 
 def _yaml(status: Status) -> str:
-    lines = ["microk8s:", f"  running: {status.running}", "high-availability:", f"  enabled: {status.high_availability}"]
+    lines = [
+        "microk8s:",
+        f"  running: {status.running}",
+        "high-availability:",
+        f"  enabled: {status.high_availability}",
+    ]
     if not status.running:
         return "\n".join([*lines, f"  message: {NOT_RUNNING}"])
     lines.append("  nodes:")

@@ -1,4 +1,4 @@
-"""Join tokens: `token` (good for one join) or `token|unixtime` (good until then), one a line in cluster-tokens.txt."""
+"""Join tokens, one a line in cluster-tokens.txt: `token` (for one join) or `token|unixtime` (until then)."""
 
 from __future__ import annotations
 
