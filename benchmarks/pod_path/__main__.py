@@ -35,7 +35,8 @@ def compile_yardstick(directory: Path) -> Path:
     output = directory / "redirect_peer.bpf.o"
     subprocess.run(
         ["clang", "-O2", "-g", "-target", "bpf", "-Wall", "-Wextra", "-Werror",
-         f"-I/usr/include/{os.uname().machine}-linux-gnu", "-c", str(HERE / "redirect_peer.bpf.c"), "-o", str(output)],
+         f"-I/usr/include/{os.uname().machine}-linux-gnu",
+         "-c", str(HERE / "redirect_peer.bpf.c"), "-o", str(output)],
         check=True,
     )  # fmt: skip
     return output
