@@ -105,7 +105,7 @@ static __always_inline int to_pod4(struct __sk_buff *skb, struct podwire_packet 
 	struct podwire_ct4 *entry;
 	int ret;
 
-	if (skb->tc_index == PODWIRE_SEEN_DIRECT || skb->tc_index == PODWIRE_SEEN_MASQUERADE) {
+	if (seen_directly(skb)) {
 		count_forward(skb, PODWIRE_FORWARD_POD_DIRECT);
 		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
 	}
@@ -137,9 +137,11 @@ int podwire_to_pod(struct __sk_buff *skb)
 	else if (skb->protocol == bpf_htons(ETH_P_ARP))
 		ret = pass_seen(skb,
 				PODWIRE_SEEN_NOTHING); /* the host asks for the pod's MAC, or answers it */
-	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		ret = refuse(&packet, PODWIRE_DROP_UNSUPPORTED_L3);
-	else
+	else if (skb->protocol != bpf_htons(ETH_P_IPV6))
 		ret = refuse(&packet, PODWIRE_DROP_UNSUPPORTED_L2);
+	else if (seen_directly(skb)) /* from_pod's own answer for the gateway */
+		ret = pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	else
+		ret = refuse(&packet, PODWIRE_DROP_UNSUPPORTED_L3);
 	return likely(ret >= 0) ? ret : drop(skb, &packet, ret);
 }

@@ -30,6 +30,13 @@ static __always_inline int pass_seen(struct __sk_buff *skb, __u16 seen)
 	return TC_ACT_OK;
 }
 
+static __always_inline bool seen_directly(const struct __sk_buff *skb)
+{
+	__u32 seen = skb->tc_index;
+
+	return seen == PODWIRE_SEEN_DIRECT || seen == PODWIRE_SEEN_MASQUERADE;
+}
+
 static __always_inline __u16 seen_of(__u8 flags)
 {
 	if (flags & PODWIRE_CT_VIA_STACK)

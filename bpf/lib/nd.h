@@ -9,6 +9,7 @@
 
 #include "common.h"
 #include "config.h"
+#include "delivery.h"
 #include "metrics.h"
 #include "parse.h"
 
@@ -97,5 +98,6 @@ static __noinline int from_pod_ipv6(struct __sk_buff *skb, struct podwire_packet
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &nd, sizeof(nd), 0))
 		return refuse(packet, PODWIRE_DROP_WRITE_ERROR);
 	count_forward(skb, PODWIRE_FORWARD_ARP_REPLY);
+	skb->tc_index = PODWIRE_SEEN_DIRECT; /* to_pod lets no other IPv6 pass */
 	return bpf_redirect(skb->ifindex, 0);
 }

@@ -21,7 +21,7 @@ def compile_objects(directory: Path) -> Path:
         return Path(prebuilt)
     directory.mkdir(parents=True, exist_ok=True)
     built = build(ROOT / "bpf", Cache(directory / "cache"), lambda line: None)
-    for path in built.glob("*.bpf.o"):
+    for path in (*built.glob("*.bpf.o"), built / "manifest.json"):
         (directory / path.name).write_bytes(path.read_bytes())
     for source in (Path(__file__).parent / "helpers").glob("*.bpf.c"):
         target = directory / source.name.replace(".c", ".o")

@@ -17,7 +17,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from tests.bpf.node import GATEWAY, HOST_MAC, NODE_IP, OK, POD_A, POD_B, REDIRECT, SHOT, Node
+from tests.bpf.node import GATEWAY, HOST_MAC, NODE_IP, OK, POD_A, POD_B, REDIRECT, SEEN_DIRECT, SHOT, Node
 from tests.bpf.packets import outside
 
 LINK_LOCAL = "fe80::aff:fe00:a"
@@ -107,6 +107,7 @@ def test_other_ipv6_does_not_leak_around_the_datapath(either: Node, packet: Pack
     assert result.reason == reason
     assert result.events[0]["family"] == 6
     assert either.to_pod(frame).reason == 139
+    assert either.to_pod(frame, seen=SEEN_DIRECT).verdict == OK, "from_pod's answer for the gateway"
 
 
 @pytest.mark.parametrize("kind", [0x88CC, 0x8863, 0x0842])
