@@ -12,7 +12,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DISTRIBUTIONS = ("pytest", "pytest-asyncio", "pytest-timeout", "scapy", "cffi", "pyroute2", "typing_extensions")
+DISTRIBUTIONS = (
+    "pytest",
+    "pytest-asyncio",
+    "pytest-timeout",
+    "scapy",
+    "cffi",
+    "pyroute2",
+    "typing_extensions",
+)
 PROGRAMS = ("ip", "tc")
 APPLETS = ("sh", "mount", "umount", "insmod", "reboot", "uname", "cat", "mkdir", "ln", "ls", "dmesg")
 _SKIPPED_STDLIB = {"test", "idlelib", "tkinter", "lib2to3", "turtledemo", "ensurepip", "dist-packages"}
@@ -142,7 +150,7 @@ def _python_files() -> Iterator[tuple[str, Path]]:
 
 
 def closure(names: Iterable[str]) -> set[str]:
-    """Distributions and, recursively, what they require here (markers of extras and other systems left out)."""
+    """Distributions and, recursively, what they require here (without extras)."""
     found: set[str] = set()
     pending = list(names)
     while pending:

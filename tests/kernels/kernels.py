@@ -55,7 +55,9 @@ def find_package(version: str) -> str:
     found = re.search(r"Depends: (linux-image-(\S+)-cloud-amd64)$", output, re.MULTILINE)
     if not found or not found.group(2).startswith(f"{version}."):
         offered = found.group(2) if found else "nothing"
-        raise KernelError(f"apt offers {offered} as {META_PACKAGE}, not {version}: this needs Debian 12; run apt-get update")
+        raise KernelError(
+            f"apt offers {offered} as {META_PACKAGE}, not {version}: this needs Debian 12; run apt-get update"
+        )
     return found.group(1)
 
 

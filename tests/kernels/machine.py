@@ -25,11 +25,25 @@ def run_machine(kernel: Path, image: Path, *, timeout: float, memory_mib: int = 
     if shutil.which(QEMU) is None:
         raise MachineError(f"{QEMU} is not installed: run make bootstrap, or install qemu-system-x86")
     command = [QEMU, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(memory_mib)]
-    command += ["-kernel", str(kernel), "-initrd", str(image), "-nodefaults", "-no-reboot", "-display", "none"]
+    command += [
+        "-kernel",
+        str(kernel),
+        "-initrd",
+        str(image),
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]
     command += ["-serial", "stdio", "-append", "console=ttyS0 panic=-1 quiet mitigations=off tsc=unstable"]
     lines: list[str] = []
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as machine:
         timer = threading.Timer(timeout, machine.kill)
         timer.start()

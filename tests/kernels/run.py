@@ -1,4 +1,4 @@
-"""Run the packet tests and the loader's tests on another kernel: ``python -m tests.kernels.run --kernel 6.1``."""
+"""Run packet and loader tests on another kernel: ``python -m tests.kernels.run --kernel 6.1``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 when every test passed, 1 when one failed, 2 when the machine could not run them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernel", default="6.1", help="version of Debian's cloud kernel (default: 6.1)")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for boot and tests (default: 600)")
+    parser.add_argument(
+        "--timeout", type=float, default=600, help="seconds for boot and tests (default: 600)"
+    )
     parser.add_argument("tests", nargs="*", help=f"arguments for pytest (default: {' '.join(DEFAULT_TESTS)})")
     options = parser.parse_args(arguments)
     started = time.monotonic()
@@ -57,14 +59,19 @@ def _run(version: str, tests: list[str], timeout: float) -> int:
     with tempfile.TemporaryDirectory(prefix="podwire-kernel-test-") as work:
         objects = {
             "objects/datapath": compile_objects(Path(work, "datapath")),
-            **{f"objects/standins/{'-'.join(names) or 'plain'}": _standins(names, Path(work)) for names in VARIANTS},
+            **{
+                f"objects/standins/{'-'.join(names) or 'plain'}": _standins(names, Path(work))
+                for names in VARIANTS
+            },
         }
         environment = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
         init = (Path(__file__).parent / "init.sh").read_text()
         init = init.replace("@ENVIRONMENT@", environment).replace("@ARGUMENTS@", " ".join(tests))
         image = Path(work, "initramfs")
         image.write_bytes(build_image(kernel.modules, objects, init))
-        print(f"booting {kernel.release} with {image.stat().st_size >> 20} MiB of Python and tests", flush=True)
+        print(
+            f"booting {kernel.release} with {image.stat().st_size >> 20} MiB of Python and tests", flush=True
+        )
         return run_machine(kernel.image, image, timeout=timeout)
 
 

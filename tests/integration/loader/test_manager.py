@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from podwire.bpf import Link, Program
-from podwire.datapath import DatapathError, NotInstalled, manager
+from podwire.datapath import DatapathError, NotInstalled, manager, state
 from podwire.datapath.hooks import HOOKS
-from podwire.datapath.state import read
 
 from .conftest import ip
 
@@ -116,11 +115,11 @@ def test_replacing_programs_keeps_maps_and_switches_every_attachment(
     datapath.apply(config, build_objects(), devices)
     datapath.attach_endpoint(index("pod0"))
     datapath.map("podwire_endpoints4").set({"address": 1}, {"ifindex": 7, "slot": 3})
-    old = datapath.pinned_ids()
+    old = datapath.pins.program_ids()
 
     changes = datapath.apply(config, build_objects("GENERATION=2"), devices)
     assert "replace from_pod of pod0" in changes.steps
-    new = datapath.pinned_ids()
+    new = datapath.pins.program_ids()
     assert not set(old.values()) & set(new.values())
     assert datapath.status().problems == []
     assert datapath.map("podwire_endpoints4").get({"address": 1}) == {"ifindex": 7, "slot": 3}
@@ -196,17 +195,14 @@ def test_a_program_the_verifier_refuses_changes_nothing_and_shows_why(
     datapath, devices, config, build_objects
 ):
     datapath.apply(config, build_objects(), devices)
-    before, attached = datapath.pinned_ids(), datapath.attached()
+    before, attached = datapath.pins.program_ids(), datapath.attached()
     with pytest.raises(DatapathError, match="invalid mem access") as caught:
         datapath.apply(config, build_objects("BROKEN"), devices)
     assert "What was in place is untouched" in str(caught.value)
-    assert datapath.pinned_ids() == before
+    assert datapath.pins.program_ids() == before
     assert datapath.attached() == attached
     assert datapath.status().problems == []
     assert not list(datapath.pin_root.rglob("*-new"))
-
-
-STEPS = ["_attach_one", "_detach_other_kind", "pin", "rename", "write"]
 
 
 @pytest.mark.parametrize("call", range(1, 14))
@@ -232,7 +228,7 @@ def test_a_crash_at_any_step_is_repaired_by_the_next_run(
         patch.setattr(Program, "pin", dying(Program.pin))
         patch.setattr(Link, "update", dying(Link.update))
         patch.setattr(Path, "rename", dying(Path.rename))
-        patch.setattr(manager.state, "write", dying(manager.state.write))
+        patch.setattr(state, "write", dying(state.write))
         with pytest.raises(KeyboardInterrupt) if call <= _dangerous_calls(config) else _nothing():
             datapath.apply(config, build_objects("WIDE", "GENERATION=2"), devices)
 
@@ -278,7 +274,7 @@ def test_an_attachment_that_somebody_removed_is_reported_and_restored(
     datapath, devices, config, build_objects
 ):
     datapath.apply(config, build_objects(), devices)
-    datapath._attacher(read(datapath.state_file)).detach(index("dev0"), HOOKS["from_netdev"])
+    datapath.place.attacher(datapath.place.known()).detach(index("dev0"), HOOKS["from_netdev"])
     assert datapath.status().problems == ["from_netdev is not attached to device dev0"]
     assert datapath.apply(config, build_objects(), devices).steps == ["attach from_netdev to dev0"]
     assert datapath.status().problems == []
@@ -291,7 +287,7 @@ def test_an_endpoint_whose_device_went_away_is_forgotten(datapath, devices, conf
     ip("link", "del", "pod0")
     assert gone not in datapath.attached()
     datapath.sweep()
-    assert not list(datapath.links.glob(f"{gone}-*"))
+    assert not list(datapath.pins.links.glob(f"{gone}-*"))
     with pytest.raises(DatapathError, match=f"no network device with index {gone}"):
         datapath.attach_endpoint(gone)
 
@@ -400,7 +396,7 @@ def test_changing_the_attach_kind_moves_everything(datapath, devices, config, bu
         datapath.attach_endpoint(index("pod0"))
         datapath.apply(other, build_objects(), devices)
         assert datapath.attached() == {index("dev0"): DEVICE, index("pod0"): POD}
-        assert not list(datapath.links.iterdir())
+        assert not list(datapath.pins.links.iterdir())
         assert datapath.status().attach == "clsact"
         datapath.apply(config, build_objects(), devices)
         assert datapath.status().attach == "tcx"
