@@ -19,7 +19,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from podwire.datapath import GATEWAY_IP, HOST_MAC, Datapath, DatapathConfig
@@ -216,6 +216,14 @@ class Cluster:
                 endpoints.set({"address": number(pod.ip)}, {"ifindex": ifindex, "slot": pod.slot, "mac": mac})
                 datapath.map("podwire_slots").set(pod.slot, {"revision": 1})
                 datapath.attach_endpoint(ifindex)
+
+    def reload(self, objects: Path, **settings: int) -> None:
+        """Replace every node's programs with ones that have other settings."""
+        for node in NODES:
+            with self.inside(node.name):
+                self.configs[node.name] = replace(self.configs[node.name], **settings)
+                changes = self.datapaths[node.name].apply(self.configs[node.name], objects, ["eth0"])
+                assert changes.changed
 
     def switch(self, mode: str) -> None:
         """Switch every node's host routing."""

@@ -1,0 +1,110 @@
+"""Switching between eBPF and legacy host routing under load."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.datapath import traffic
+from tests.integration.datapath.cluster import ADDRESSES, NODE1, NODE_PORT, VIP, Cluster
+from tests.integration.datapath.conftest import KINDS
+from tests.integration.datapath.traffic import Chatter
+
+PORT = 8080
+CONNECTIONS = [
+    # client, server, and the address the client uses when it is not the server's own
+    ("a", "b", None),
+    ("a", "c", None),
+    ("c", "a", None),
+    ("a", "world", None),
+    ("a", "node1", None),
+    ("node1", "a", None),
+    ("a", "node2", None),
+    ("a", "c", (VIP, 80)),
+    ("a", "b", (VIP, 81)),
+    ("world", "a", (NODE1.ip, NODE_PORT)),
+]
+
+
+@pytest.fixture(params=KINDS)
+def running(request: pytest.FixtureRequest, objects: Path, tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    try:
+        made.build()
+        made.start(objects, mode="ebpf", attach=request.param)
+        for match, backend in (
+            (f"ip daddr {VIP} tcp dport 80", "c"),
+            (f"ip daddr {VIP} tcp dport 81", "b"),
+            (f"ip daddr {NODE1.ip} tcp dport {NODE_PORT}", "a"),
+        ):
+            made.nft("node1", f"add rule ip proxy prerouting {match} dnat to {ADDRESSES[backend]}:{PORT}\n")
+        yield made
+    finally:
+        made.close()
+
+
+@contextlib.contextmanager
+def conversations(cluster: Cluster) -> Iterator[list[Chatter]]:
+    """All connections at once, each asking and answering without pause."""
+    with contextlib.ExitStack() as stack:
+        talks = []
+        servers = {name: stack.enter_context(traffic.listening(cluster, name, PORT)) for name in set(ADDRESSES)}
+        for client, server, target in CONNECTIONS:
+            where = target or (ADDRESSES[server], PORT)
+            ends = stack.enter_context(traffic.connected(cluster, client, servers[server], where))
+            talks.append(stack.enter_context(Chatter(*ends)))
+        yield talks
+
+
+def progress(talks: list[Chatter], rounds: int) -> None:
+    """Wait until every connection got ``rounds`` further answers."""
+    goals = [talk.rounds + rounds for talk in talks]
+    deadline = time.monotonic() + 15
+    while any(talk.rounds < goal for talk, goal in zip(talks, goals, strict=True)):
+        stuck = [CONNECTIONS[i] for i, talk in enumerate(talks) if talk.rounds < goals[i]]
+        failed = [talk.failure for talk in talks if talk.failure is not None]
+        assert not failed and time.monotonic() < deadline, f"no progress on {stuck}: {failed}"
+        time.sleep(0.02)
+
+
+def test_every_connection_survives_every_switch(running: Cluster) -> None:
+    with conversations(running) as talks:
+        progress(talks, 50)
+        for mode in ("legacy", "ebpf", "legacy", "ebpf"):
+            running.switch(mode)
+            progress(talks, 50)
+    for node in ("node1", "node2"):
+        assert set(running.drops(node)) <= {139, 176}, "no packet was lost in a switch"
+
+
+def test_netfilter_proves_the_mode(running: Cluster) -> None:
+    with conversations(running) as talks:
+        del talks[-3:]  # translated connections go through the stack in both modes
+        for mode, silent in (("ebpf", True), ("legacy", False), ("ebpf", True)):
+            running.switch(mode)
+            progress(talks, 20)
+            before = running.forwards("node1", 2)[0]
+            progress(talks, 50)
+            assert (running.forwards("node1", 2)[0] == before) is silent
+
+
+def test_connections_survive_reloads_of_the_same_mode(running: Cluster, objects: Path) -> None:
+    with conversations(running) as talks:
+        progress(talks, 20)
+        for rate in (10, 20, 30):
+            running.reload(objects, event_rate=rate)
+            progress(talks, 20)
+
+
+def test_a_translated_connection_survives_new_revisions(running: Cluster) -> None:
+    with conversations(running) as talks:
+        for revision in range(2, 12):
+            for node in ("node1", "node2"):
+                slots = running.datapaths[node].map("podwire_slots")
+                for slot in range(3):
+                    slots.set(slot, {"revision": revision})
+            progress(talks, 5)

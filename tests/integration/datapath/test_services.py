@@ -1,0 +1,127 @@
+"""kube-proxy's translations and the datapath: whoever was translated on the way out is translated back.
+
+nft rules stand for kube-proxy's, which do the same in the same hooks.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.datapath import traffic
+from tests.integration.datapath.cluster import ADDRESSES, NODE1, NODE2, NODE_PORT, VIP, WORLD, Cluster
+
+BACKENDS = ["b", "c", "node2", "world", "a"]
+PORT = 8080
+
+
+@pytest.fixture
+def service(cluster: Cluster) -> Iterator[Cluster]:
+    yield cluster
+    for node in ("node1", "node2"):
+        for chain in ("prerouting", "output"):
+            cluster.run(node, "nft", "flush", "chain", "ip", "proxy", chain)
+
+
+def translate(cluster: Cluster, node: str, match: str, backend: str, *, snat: bool = False) -> None:
+    mark = "meta mark set 0x4000 " if snat else ""
+    for chain in ("prerouting", "output"):
+        cluster.nft(node, f"add rule ip proxy {chain} {match} {mark}dnat to {ADDRESSES[backend]}:{PORT}\n")
+
+
+def exchange(cluster: Cluster, client: str, backend: str, target: tuple[str, int]) -> str:
+    """TCP and UDP by way of ``target``; returns the client address that the backend saw."""
+    with traffic.listening(cluster, backend, PORT) as server:
+        with traffic.connected(cluster, client, server, target) as (ask, answer):
+            traffic.transfer(ask, answer, 300_000)
+            traffic.transfer(answer, ask, 300_000)
+            peer: str = answer.getpeername()[0]
+    with cluster.socket(backend, socket.SOCK_DGRAM) as sink, cluster.socket(client, socket.SOCK_DGRAM) as ask:
+        sink.bind(("0.0.0.0", PORT))
+        ask.connect(target)
+        for size in (10, 5000):
+            ask.send(bytes(size))
+            data, sender = sink.recvfrom(1 << 16)
+            assert (len(data), sender[0]) == (size, peer)
+            sink.sendto(data, sender)
+            assert len(ask.recv(1 << 16)) == size
+    return peer
+
+
+@pytest.mark.parametrize("backend", ["b", "c", "node2", "world"])
+def test_a_pod_reaches_a_service(service: Cluster, backend: str) -> None:
+    for protocol in ("tcp", "udp"):
+        translate(service, "node1", f"ip daddr {VIP} {protocol} dport 80", backend)
+    seen = exchange(service, "a", backend, (VIP, 80))
+    assert seen == ADDRESSES["node1" if backend == "world" else "a"]
+
+
+def test_a_pod_reaches_itself_through_a_service(service: Cluster) -> None:
+    """kube-proxy masquerades a pod's packets to itself: the backend sees the node."""
+    for protocol in ("tcp", "udp"):
+        translate(service, "node1", f"ip daddr {VIP} {protocol} dport 80", "a", snat=True)
+    assert exchange(service, "a", "a", (VIP, 80)) == NODE1.ip
+
+
+@pytest.mark.parametrize("backend", ["a", "c", "node2"])
+def test_the_host_reaches_a_service(service: Cluster, backend: str) -> None:
+    for protocol in ("tcp", "udp"):
+        translate(service, "node1", f"ip daddr {VIP} {protocol} dport 80", backend)
+    assert exchange(service, "node1", backend, (VIP, 80)) == NODE1.ip
+
+
+@pytest.mark.parametrize("backend", ["a", "c"])
+def test_the_world_reaches_a_node_port(service: Cluster, backend: str) -> None:
+    for protocol in ("tcp", "udp"):
+        translate(service, "node1", f"ip daddr {NODE1.ip} {protocol} dport {NODE_PORT}", backend, snat=True)
+    assert exchange(service, "world", backend, (NODE1.ip, NODE_PORT)) == NODE1.ip
+
+
+def test_a_node_port_with_local_traffic_policy_keeps_the_clients_address(service: Cluster) -> None:
+    for protocol in ("tcp", "udp"):
+        translate(service, "node1", f"ip daddr {NODE1.ip} {protocol} dport {NODE_PORT}", "a")
+    assert exchange(service, "world", "a", (NODE1.ip, NODE_PORT)) == WORLD
+
+
+@pytest.mark.parametrize("backend", ["b", "c"])
+def test_a_pod_reaches_its_own_nodes_port(service: Cluster, backend: str) -> None:
+    for protocol in ("tcp", "udp"):
+        translate(service, "node1", f"ip daddr {NODE1.ip} {protocol} dport {NODE_PORT}", backend)
+    assert exchange(service, "a", backend, (NODE1.ip, NODE_PORT)) == ADDRESSES["a"]
+
+
+@pytest.mark.parametrize("backend", ["a", "b", "c"])
+def test_a_pod_reaches_another_nodes_port(service: Cluster, backend: str) -> None:
+    for protocol in ("tcp", "udp"):
+        translate(service, "node2", f"ip daddr {NODE2.ip} {protocol} dport {NODE_PORT}", backend, snat=True)
+    assert exchange(service, "a", backend, (NODE2.ip, NODE_PORT)) == NODE2.ip
+
+
+@pytest.mark.parametrize("backend", ["b", "c"])
+def test_errors_about_a_service_connection_reach_the_pod(service: Cluster, backend: str) -> None:
+    translate(service, "node1", f"ip daddr {VIP} udp dport 80", backend)
+    with service.socket("a", socket.SOCK_DGRAM) as client:
+        client.connect((VIP, 80))
+        client.send(b"nobody listens")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(1)
+
+
+@pytest.mark.parametrize("backend", ["b", "c"])
+@pytest.mark.parametrize("order", ["direct-first", "service-first"])
+def test_one_source_port_serves_direct_and_service_connections_in_turn(
+    service: Cluster, backend: str, order: str
+) -> None:
+    """Same pods, same ports: only the way differs, and the entries must follow."""
+    translate(service, "node1", f"ip daddr {VIP} tcp dport 80", backend)
+    direct, by_service = (ADDRESSES[backend], PORT), (VIP, 80)
+    targets = [direct, by_service] if order == "direct-first" else [by_service, direct]
+    with traffic.listening(service, backend, PORT) as server:
+        for target in targets * 3:
+            with traffic.connected(service, "a", server, target, sport=45678) as (ask, answer):
+                traffic.transfer(ask, answer, 10_000)
+                traffic.transfer(answer, ask, 10_000)
+                # Reset instead of closing: the port must be free for the next round at once.
+                ask.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
