@@ -27,15 +27,17 @@ DEFAULT_NETWORK = HERE.parent / "images" / "default-network"
 DEFAULT_NETWORK_IMAGE = "podwire.local/default-network:1"
 BASE = "core20"
 OUTPUTS = ("snapd.snap", f"{BASE}.snap", "microk8s.snap")
+# What tools leave in a source tree.
+SKIPPED = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache"})
 TRIPLET = "x86_64-linux-gnu"
 PACKAGES = (
     "containerd", "containernetworking-plugins", "etcd-server", "runc", "snapd", "openssl", "iptables",
-    "iproute2",
+    "iproute2", "ipset", "conntrack",
 )  # fmt: skip
 LIBRARIES = (
     "libc6", "libssl3", "libseccomp2", "libxtables12", "libip4tc2", "libip6tc2", "libmnl0",
     "libnetfilter-conntrack3", "libnfnetlink0", "libnftnl11", "libbpf1", "libelf1", "libbsd0",
-    "libmd0", "libcap2", "libselinux1", "libpcre2-8-0", "zlib1g", "libtirpc3",
+    "libmd0", "libcap2", "libselinux1", "libpcre2-8-0", "zlib1g", "libtirpc3", "libipset13",
 )  # fmt: skip
 IPTABLES = (
     "iptables",
@@ -53,6 +55,8 @@ PROGRAMS = {
     "etcd": "usr/bin/etcd",
     "usr/bin/openssl": "usr/bin/openssl",
     "usr/sbin/xtables-legacy-multi": "usr/sbin/xtables-legacy-multi",
+    "usr/sbin/ipset": "sbin/ipset",
+    "usr/sbin/conntrack": "usr/sbin/conntrack",
 }
 # The C library of the host stays in use: another one beside its dynamic loader would crash.
 HOST_LIBRARIES = re.compile(r"^(libc|libm|libdl|libpthread|librt|libresolv|ld-linux.*)[.-].*$")
@@ -71,7 +75,7 @@ def inputs() -> list[Path]:
         path
         for tree in trees
         for path in tree.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not SKIPPED.intersection(path.parts)
     ]
     return [*listed, *sorted(files), *kubernetes.inputs()]
 
@@ -140,7 +144,7 @@ def snapd_tree(debian: Path, tree: Path) -> Path:
 
 def microk8s_tree(debian: Path, kubernetes_dir: Path, tree: Path, log: Log) -> Path:
     """The contents of the microk8s snap, but for the images."""
-    shutil.copytree(HERE / "tree", tree, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(HERE / "tree", tree, symlinks=True, ignore=shutil.ignore_patterns(*SKIPPED))
     fill_in(tree / "meta" / "snap.yaml", {"VERSION": f"v{kubernetes.VERSION}"})
     fill_in(tree / "default-args" / "containerd-template.toml", {"PAUSE_IMAGE": imagebuild.PAUSE})
     fill_in(tree / "actions" / "cni.yaml", {"DEFAULT_NETWORK_IMAGE": DEFAULT_NETWORK_IMAGE})

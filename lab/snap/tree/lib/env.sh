@@ -41,3 +41,11 @@ source_env() {
   [ ! -e "$SNAP_DATA/args/$1" ] || . "$SNAP_DATA/args/$1"
   set +a
 }
+
+# raise_sysctl PATH VALUE: set it unless it is as high already. What cannot be set is reported and left.
+raise_sysctl() {
+  local file=/proc/sys/$1
+  if [ "$(cat "$file")" -lt "$2" ] && ! echo "$2" >"$file"; then
+    echo "cannot raise $1 to $2" >&2
+  fi
+}

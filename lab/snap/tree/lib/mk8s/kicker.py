@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from . import api, argsfile, certs, containers, files, host, network
 from .layout import Layout
@@ -33,6 +34,7 @@ def run(layout: Layout) -> int:
             reissues += 1
         else:
             reissues = 0
+        reload_pods(layout)
         reconcile(layout)
         eager = network.wanted(layout) and time.monotonic() - started < EAGER_FOR
         time.sleep(EAGER_PERIOD if eager else PERIOD)
@@ -57,6 +59,30 @@ def reissue(layout: Layout) -> None:
     containers.delete_all(layout)
     host.systemctl("restart", "containerd")
     host.systemctl("start", "kubelite")
+
+
+def reload_pods(layout: Layout) -> None:
+    """After a refresh: delete this node's pods that hold the old revision's data directory by a hostPath."""
+    if not layout.locked("snapdata-mounts-need-reload") or layout.locked("no-cni-reload"):
+        return
+    try:
+        pods = api.request(layout, f"/api/v1/pods?fieldSelector=spec.nodeName%3D{host.hostname()}")["items"]
+        for pod in (pod for pod in pods if holds_directory(pod, str(layout.current))):
+            meta = pod["metadata"]
+            print(f"deleting pod {meta['namespace']}/{meta['name']}: it uses {layout.current}", flush=True)
+            path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
+            api.request(layout, path, method="DELETE")
+    except api.ApiError as error:
+        print(error, file=sys.stderr, flush=True)
+        return
+    layout.set_lock("snapdata-mounts-need-reload", False)
+
+
+def holds_directory(pod: dict[str, Any], directory: str) -> bool:
+    """Is the pod somebody's, and has it a hostPath in directory?"""
+    paths = [volume.get("hostPath", {}).get("path", "") for volume in pod["spec"].get("volumes", ())]
+    owned = bool(pod["metadata"].get("ownerReferences"))
+    return owned and any(path == directory or path.startswith(f"{directory}/") for path in paths)
 
 
 def steps(hooks: list[Path]) -> list[Path | None]:
