@@ -55,7 +55,7 @@ PROGRAMS = {
     "etcd": "usr/bin/etcd",
     "usr/bin/openssl": "usr/bin/openssl",
     "usr/sbin/xtables-legacy-multi": "usr/sbin/xtables-legacy-multi",
-    "usr/sbin/ipset": "sbin/ipset",
+    "usr/sbin/ipset": "usr/sbin/ipset",
     "usr/sbin/conntrack": "usr/sbin/conntrack",
 }
 # The C library of the host stays in use: another one beside its dynamic loader would crash.
