@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How long a pod waits for its network, and what the agent costs.
 
-Runs the shipped CNI plugin and the agent with the real datapath in network namespaces; needs root, gcc and clang.
-Prints a table, and the figures as JSON with --json. Repeat it with: python3 benchmarks/cni_add.py"""
+Runs the shipped CNI plugin and the agent with the real datapath in network namespaces; needs root, gcc and
+clang. Prints a table, and the figures as JSON with --json. Repeat it with: python3 benchmarks/cni_add.py"""
 
 from __future__ import annotations
 

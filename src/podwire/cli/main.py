@@ -70,9 +70,8 @@ def cli(context: click.Context, socket: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; errors are one line on stderr and exit status 1."""
     try:
-        cli.main(args=arguments, prog_name="podwire", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        return error.exit_code
+        # The exit status of a command that ended by context.exit(), None of one that simply ended.
+        status = cli.main(args=arguments, prog_name="podwire", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -84,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 if __name__ == "__main__":
