@@ -67,7 +67,7 @@ def up(name: str, count: int | None, progress: Progress) -> Lab:
 
 def write_kubeconfig(lab: Lab) -> None:
     """Fetch the cluster's credentials; they work from this machine."""
-    shown = nodes.ssh(lab, lab.control_plane[0], ["microk8s", "config"]).stdout
+    shown = nodes.ssh(lab, lab.control_plane[0], ["/snap/bin/microk8s", "config"]).stdout
     if "server: https://" not in shown:
         raise LabError(
             f"`microk8s config` on {lab.control_plane[0]} did not print a kubeconfig: {shown[:300]!r}"
