@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from lab import process
 from lab.config import ROOT, Lab
@@ -74,7 +76,8 @@ def play(lab: Lab, progress: Progress, playbook: str, arguments: Sequence[str] =
         ROOT / playbook,
         *arguments,
     ]
-    with contextlib.ExitStack() as running, log.open("w") as file:
+    times = log.with_suffix(".times")
+    with _Clock(times) as clock, contextlib.ExitStack() as running, log.open("w") as file:
         steps = _Steps(progress, running)
 
         def take(line: str) -> None:
@@ -84,6 +87,7 @@ def play(lab: Lab, progress: Progress, playbook: str, arguments: Sequence[str] =
             if begun:
                 steps.begin(begun)
             steps.tell(follower.task)
+            clock.see(f"{follower.play} | {follower.task}")
 
         try:
             process.stream(command, take, what=playbook, env=environment(lab), cwd=ROOT)
@@ -97,6 +101,32 @@ def play(lab: Lab, progress: Progress, playbook: str, arguments: Sequence[str] =
                 log,
             ) from error
     return follower
+
+
+class _Clock:
+    """How long each task took, longest first, in a file: what to look at when a rollout is slow."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._task = ""
+        self._since = time.monotonic()
+        self._times: list[tuple[float, str]] = []
+
+    def __enter__(self) -> _Clock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.see("")
+        lines = [f"{seconds:8.1f} s  {task}\n" for seconds, task in sorted(self._times, reverse=True)]
+        self._file.write_text("".join(lines))
+
+    def see(self, task: str) -> None:
+        """The task that runs now."""
+        if task != self._task:
+            now = time.monotonic()
+            if self._task:
+                self._times.append((now - self._since, self._task))
+            self._task, self._since = task, now
 
 
 class _Steps:
