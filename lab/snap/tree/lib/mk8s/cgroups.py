@@ -6,12 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mounts")
+MACHINE_ID = Path("/etc/machine-id")
 
 
 def hierarchies(mounts: Iterable[str], *kinds: str) -> list[Path]:
     """The mount points of cgroup file systems of these kinds, from the lines of /proc/self/mounts."""
     fields = (line.split() for line in mounts)
     return [Path(entry[1]) for entry in fields if len(entry) > 2 and entry[2] in kinds]
+
+
+def own_name(hostname: str, machine_id: str) -> str:
+    """The cgroup of this node's pods. The kernel may run another lab, whose nodes have the same host names."""
+    return f"{hostname}-{machine_id.strip()[:8]}"
 
 
 def create(name: str) -> None:

@@ -49,5 +49,5 @@ def remove(layout: Layout) -> int:
         network.forbid_forwarding(cidr)
     network.remove_links()
     nodefiles.unlink_host_paths(layout)
-    cgroups.remove(host.hostname())
+    cgroups.remove(cgroups.own_name(host.hostname(), cgroups.MACHINE_ID.read_text()))
     return 0

@@ -30,4 +30,4 @@ def prepare(layout: Layout) -> None:
     cidr = argsfile.get(files.read(layout.args("kube-proxy")), "--cluster-cidr")
     if cidr:
         network.allow_forwarding(cidr)
-    cgroups.create(host.hostname())
+    cgroups.create(cgroups.own_name(host.hostname(), cgroups.MACHINE_ID.read_text()))
