@@ -46,16 +46,18 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     return condition((pod.get("status") or {}).get("conditions"), "Ready").get("status") == "True"
 
 
+def has_own_network(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod has, or should have, a network of its own that we can renew."""
+    if pod["spec"].get("hostNetwork") or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        return False
+    # The API cannot restart a pod that kubelet reads from a file.
+    return MIRROR not in (pod["metadata"].get("annotations") or {})
+
+
 def on_old_network(pod: Mapping[str, Any], since: float) -> bool:
-    """Whether the pod got its network before ``since`` (seconds since the epoch) and has one of its own at all."""
-    status = pod.get("status") or {}
-    if pod["spec"].get("hostNetwork") or status.get("phase") in ("Succeeded", "Failed"):
-        return False
-    if MIRROR in (pod["metadata"].get("annotations") or {}):
-        # The API cannot restart a pod that kubelet reads from a file.
-        return False
-    started = parse_time(status.get("startTime"))
-    return started is not None and started <= since + SLACK
+    """Whether the pod got its network before ``since`` (seconds since the epoch)."""
+    started = parse_time((pod.get("status") or {}).get("startTime"))
+    return has_own_network(pod) and started is not None and started <= since + SLACK
 
 
 def reborn(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +125,16 @@ class Pods:
         self._wait_running({owner: before[owner] for owner in concerned if owner in before})
         return names
 
+    def _why(self, pod: Mapping[str, Any]) -> str:
+        """Why a pod does not run, with its last warning: "ContainerCreating" alone says nothing."""
+        chosen = f"involvedObject.name={pod['metadata']['name']},type=Warning"
+        events = self.kubectl.items(
+            "events", "-n", pod["metadata"]["namespace"], f"--field-selector={chosen}"
+        )
+        # Times in one format and zone sort as text.
+        events.sort(key=lambda event: event.get("lastTimestamp") or "")
+        return waiting_reason(pod) + (f" ({events[-1].get('message', '')[:300]})" if events else "")
+
     def _delete(self, pods: Iterable[Mapping[str, Any]]) -> None:
         by_namespace: dict[str, list[str]] = {}
         for pod in pods:
@@ -152,7 +164,7 @@ class Pods:
             if not missing:
                 return
             if time.monotonic() >= self.deadline:
-                reasons = [waiting_reason(pod) for pod in pods if not is_ready(pod)][:5]
+                reasons = [self._why(pod) for pod in pods if not is_ready(pod) and has_own_network(pod)][:5]
                 raise PodwireError(
                     f"Not everything that ran before the switch runs again: {', '.join(missing)}. {'; '.join(reasons)}",
                     "Remove the cause; run again to continue.",

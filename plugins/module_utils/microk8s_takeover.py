@@ -217,7 +217,8 @@ class Takeover:
 
     def _touch(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o660)
+        path.touch()
+        path.chmod(0o644)
 
     def _write(self, path: Path, text: str, mode: int) -> None:
         with _replacement(path, mode) as stream:

@@ -3,7 +3,7 @@
 """What MicroK8s' default pod network leaves on a host, and its removal.
 
 Nobody else cleans it: deleting the network's objects stops its daemon, and the pods it had wired are torn down through the
-new CNI configuration, so its plugins never see their DEL. Found here are links, blackhole routes, netfilter chains in both
+new CNI configuration, so its plugins never see their DEL. Found here are links, routes, netfilter chains in both
 flavours of iptables, IP sets, and the address files of host-local.
 """
 
@@ -24,6 +24,8 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.errors import Podwire
 #: Links that only MicroK8s' built-in networks make.
 LINKS = ("vxlan.calico", "vxlan-v6.calico", "flannel.1", "cni0")
 LINK_PREFIX = "cali"
+#: Routing protocol numbers by which Calico marks its routes; iproute2 may print the name of its routing daemon instead.
+ROUTE_PROTOCOLS = ("80", "bird")
 TABLES = ("raw", "mangle", "nat", "filter")
 IPAM_STATE = Path("/var/lib/cni/networks")
 _CHAIN = re.compile(r"^:(\S+) ")
@@ -64,8 +66,12 @@ def doomed_links(links: Iterable[str], network: DefaultNetwork) -> list[str]:
     ]
 
 
-def doomed_routes(routes: Iterable[dict[str, Any]], cluster_cidr: str) -> list[str]:
-    """Blackhole routes inside the pods' prefix: Calico pins each of its blocks with one, and it would swallow ours."""
+def doomed_routes(routes: Iterable[dict[str, Any]], cluster_cidr: str) -> list[list[str]]:
+    """The default network's routes inside the pods' prefix, as arguments of ``ip route del``.
+
+    Calico pins each of its blocks with a blackhole and routes those of other nodes; both are longer than podwire's prefixes
+    and would swallow packets. They are known by their routing protocol number, 80.
+    """
     cluster = ipaddress.ip_network(cluster_cidr)
     found = []
     for route in routes:
@@ -73,10 +79,11 @@ def doomed_routes(routes: Iterable[dict[str, Any]], cluster_cidr: str) -> list[s
             prefix = ipaddress.ip_network(str(route.get("dst")))
         except ValueError:
             continue
-        # 80 is Calico's own routing protocol number; routes of others are theirs.
-        ours = str(route.get("protocol")) in ("80", "bird")
-        if ours and prefix.version == cluster.version and prefix.subnet_of(cluster):  # type: ignore[arg-type]
-            found.append(str(route["dst"]))
+        if str(route.get("protocol")) not in ROUTE_PROTOCOLS or prefix.version != cluster.version:
+            continue
+        if prefix.subnet_of(cluster):  # type: ignore[arg-type]
+            kind = [str(route["type"])] if route.get("type", "unicast") != "unicast" else []
+            found.append([*kind, str(route["dst"]), "proto", str(route["protocol"])])
     return found
 
 
@@ -190,11 +197,12 @@ class Host:
             found.links.append(link)
             if not dry:
                 self._delete_link(link)
-        routes = json.loads(self._ip("-j", "route", "show", "type", "blackhole") or "[]")
-        for prefix in doomed_routes(routes, cluster_cidr):
-            found.routes.append(prefix)
+        # After the links, because theirs are gone with them.
+        routes = json.loads(self._ip("-j", "route", "show") or "[]")
+        for route in doomed_routes(routes, cluster_cidr):
+            found.routes.append(" ".join(route))
             if not dry:
-                self._ip("route", "del", "blackhole", prefix)
+                self._ip("route", "del", *route)
         for save, restore in self._flavours():
             script, chains = restore_script(self._run(save), network)
             found.chains += [f"{Path(save).name.removesuffix('-save')} {chain}" for chain in chains]

@@ -24,7 +24,7 @@ options:
         applied again and a new address on the host reissues no certificates. The network that runs goes on running. Do this on every
         node before it joins others.
       - V(podwire) does the same, installs the CNI plugin and its configuration, removes the default network's configuration, and
-        removes what that network left on the host (links, blackhole routes, netfilter chains of both iptables flavours, IP sets, address files).
+        removes what that network left on the host (links, routes, netfilter chains of both iptables flavours, IP sets, address files).
       - V(default) waits until the default network has written its configuration again, and points containerd back to it.
       - V(forgotten) drops the record, when the pods have been made again.
     type: str
@@ -37,7 +37,7 @@ options:
     description: The CNI plugin's binary on the node. Needed for O(state=podwire).
     type: path
   cluster_cidr:
-    description: The pods' prefix; blackhole routes of the default network are looked for inside it.
+    description: The pods' prefix; routes of the default network are looked for inside it.
     type: str
     default: 10.1.0.0/16
 extends_documentation_fragment:

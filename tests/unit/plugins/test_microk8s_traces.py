@@ -74,15 +74,21 @@ def test_links():
     assert doomed_links(["eth0", "br7"], DefaultNetwork()) == []
 
 
-def test_blackholes_inside_the_pods_prefix():
+def test_its_routes_inside_the_pods_prefix():
     routes = [
-        {"dst": "10.1.3.0/26", "protocol": "80"},
-        {"dst": "10.1.4.0/26", "protocol": "static"},
+        {"type": "blackhole", "dst": "10.1.3.0/26", "protocol": "80"},
+        {"dst": "10.1.5.0/26", "gateway": "172.30.2.21", "protocol": "80"},
+        {"type": "unicast", "dst": "10.1.9.7", "protocol": "bird"},
+        {"dst": "10.1.4.0/24", "protocol": "static"},
+        {"dst": "10.1.6.0/24", "protocol": "kernel"},
         {"dst": "10.9.0.0/26", "protocol": "80"},
         {"dst": "default", "protocol": "80"},
-        {"dst": "10.1.9.7", "protocol": "bird"},
     ]
-    assert doomed_routes(routes, "10.1.0.0/16") == ["10.1.3.0/26", "10.1.9.7"]
+    assert doomed_routes(routes, "10.1.0.0/16") == [
+        ["blackhole", "10.1.3.0/26", "proto", "80"],
+        ["10.1.5.0/26", "proto", "80"],
+        ["10.1.9.7", "proto", "bird"],
+    ]
 
 
 def test_the_network_is_known_by_its_configuration():
