@@ -35,7 +35,7 @@ OPENAPI_SKIPPED = ("k8s.io/code-generator/", "k8s.io/sample-apiserver/")
 
 def inputs() -> list[Path]:
     """The files that decide what comes out, apart from Debian's own."""
-    return [HERE / "build.py", HERE / "debian.py", *sorted((HERE / "kubelite").glob("*.go"))]
+    return [HERE / "build.py", HERE / "debian.py", *kubelite_sources()]
 
 
 def build(out_dir: Path, work_dir: Path, log: Log) -> None:
@@ -50,7 +50,9 @@ def build(out_dir: Path, work_dir: Path, log: Log) -> None:
     tree = work_dir / "go" / "src" / MODULE
     tree.parent.mkdir(parents=True, exist_ok=True)
     source.rename(tree)
-    shutil.copytree(HERE / "kubelite", tree / "cmd" / "kubelite")
+    (tree / "cmd" / "kubelite").mkdir()
+    for file in kubelite_sources():
+        shutil.copy2(file, tree / "cmd" / "kubelite")
     environment = go_environment(work_dir)
     generate_openapi(tree, work_dir, environment, log)
     log("compiling kubelite and kubectl (4 minutes on 2 cores)")
@@ -66,6 +68,11 @@ def build(out_dir: Path, work_dir: Path, log: Log) -> None:
     missing = [name for name in OUTPUTS if not (out_dir / name).is_file()]
     if missing:
         raise LabError(f"the compiler left no {', '.join(missing)}")
+
+
+def kubelite_sources() -> list[Path]:
+    """The files of our main package, without its tests."""
+    return sorted(path for path in (HERE / "kubelite").glob("*.go") if not path.name.endswith("_test.go"))
 
 
 def check_version(source: Path) -> None:

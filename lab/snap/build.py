@@ -75,7 +75,7 @@ def inputs() -> list[Path]:
         path
         for tree in trees
         for path in tree.rglob("*")
-        if path.is_file() and not SKIPPED.intersection(path.parts)
+        if path.is_file() and not SKIPPED.intersection(path.parts) and not path.name.endswith("_test.go")
     ]
     return [*listed, *sorted(files), *kubernetes.inputs()]
 

@@ -6,7 +6,9 @@
 package main
 
 import (
+	"context"
 	"flag"
+	"io/ioutil"
 	"math/rand"
 	"os"
 	"os/signal"
@@ -71,6 +73,15 @@ func main() {
 	start(proxy.NewProxyCommand(), readArgs(*proxyFile), mayReturn)
 	start(kubelet.NewKubeletCommand(), readArgs(*kubeletFile), mustStay)
 	select {}
+}
+
+// readArgs returns the arguments in a file of the args directory. An unreadable file ends the process.
+func readArgs(path string) []string {
+	text, err := ioutil.ReadFile(path)
+	if err != nil {
+		klog.Fatalf("cannot read the arguments: %v", err)
+	}
+	return parseArgs(string(text), os.Getenv)
 }
 
 // exitOnSignal closes stop at the first SIGTERM or SIGINT and ends the process when the API server has stopped, or soon after.
@@ -144,7 +155,7 @@ func probeAPIServer(kubeconfig string) error {
 	if err != nil {
 		return err
 	}
-	return client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	return client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(context.Background()).Error()
 }
 
 // What a component's clean return means.
