@@ -118,15 +118,18 @@ def flows(lab: Lab, pods: Mapping[str, Mapping[str, str]], service: str) -> list
 
 
 def command(flow: Flow) -> str:
-    """Shell command that prints what the destination answered, or nothing. Pure."""
+    """Shell command that prints what the destination answered, or nothing. Pure.
+
+    nc is called by its path: busybox' timeout would run its own nc, which knows no UDP.
+    """
     address = flow.address
     return {
         "tcp": f"curl -s -m 5 http://{address}:{HTTP}/cgi-bin/address",
         "bulk": f"curl -s -m 20 -o /dev/null -w '%{{size_download}}' http://{address}:{HTTP}/16m",
         # -W 1: done when the answer is there
-        "udp": f"echo ask | timeout 5 nc -u -W 1 -w 4 {address} {UDP}",
+        "udp": f"echo ask | timeout 5 /bin/nc -u -W 1 -w 4 {address} {UDP}",
         "icmp": f"ping -c 1 -W 3 {address} >/dev/null && echo answered",
-        "ssh": f"timeout 5 nc {address} 22 </dev/null | head -c 4",
+        "ssh": f"timeout 5 /bin/nc {address} 22 </dev/null | head -c 4",
     }[flow.protocol]
 
 
@@ -301,7 +304,7 @@ def wait_for_pods(cluster: Cluster, namespace: str, log: Any) -> dict[str, dict[
     # nothing else. Then every first try counts.
     settled = (
         "n=0; until curl -s -m 1 http://127.0.0.1:8080/name >/dev/null && "
-        "echo x | timeout 2 nc -u -W 1 -w 1 127.0.0.1 8081 | grep -q . && "
+        "echo x | timeout 2 /bin/nc -u -W 1 -w 1 127.0.0.1 8081 | grep -q . && "
         f"curl -s -m 1 http://{service}:{HTTP}/name >/dev/null; "
         "do n=$((n+1)); [ $n -lt 20 ] || exit 1; sleep 0.5; done"
     )
