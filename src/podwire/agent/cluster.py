@@ -63,6 +63,21 @@ class Cluster:
         with self._guard:
             self._host = found
 
+    def node_ip_is_ours(self) -> bool:
+        """False when the host does not have the address that its peers shall route through."""
+        with self._guard:
+            return any(address == self.node_ip for _, address in self._host)
+
+    def addresses(self) -> list[str]:
+        """The host's IPv4 addresses."""
+        with self._guard:
+            return [address for _, address in self._host]
+
+    def is_node_device(self, index: int) -> bool:
+        """Does the interface with this index carry one of the host's addresses?"""
+        with self._guard:
+            return any(known == index for known, _ in self._host)
+
     def state_of(self, endpoints: tuple[Endpoint, ...]) -> ClusterState:
         with self._guard:
             nodes, host = self._nodes, self._host

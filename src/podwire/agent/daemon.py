@@ -35,13 +35,40 @@ from podwire.net import firewall
 from podwire.net.links import LinkError
 from podwire.net.netlink import NetlinkError
 from podwire.net.netns import NetnsError
+from podwire.net.watch import HostWatch
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RETRY = 2.0
 """Seconds between two attempts to bring the node in order."""
-_FAILURES = (CniError, DatapathError, BpfError, LinkError, NetlinkError, NetnsError, StateError, OSError)
+SETTLE = 0.5
+"""Seconds to let a change of the host's devices or routes settle: one rarely comes alone."""
+
+
+class HostError(Exception):
+    """This host is not what the configuration says. The message names the key."""
+
+
+def _foreign_node_ip(cluster: Cluster) -> str:
+    there = ", ".join(cluster.addresses())
+    return (
+        f"node_ip {cluster.node_ip} is not an address of this host, which has {there}: "
+        "correct it in agent.yaml and load the datapath with the same one"
+    )
+
+
+_FAILURES = (
+    CniError,
+    DatapathError,
+    BpfError,
+    HostError,
+    LinkError,
+    NetlinkError,
+    NetnsError,
+    StateError,
+    OSError,
+)
 
 
 class Agent:
@@ -60,6 +87,8 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._source = self._make_source()
         self._dirty = asyncio.Event()
+        self._host_changed = False
+        self._watch: HostWatch | None = None
         self._early_nodes: tuple[NodeInfo, ...] | None = None
         self._problem = "starting"
         self._bring_up_seconds: float | None = None
@@ -95,6 +124,8 @@ class Agent:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.drops.close()
         self.prober.close()
+        if self._watch is not None:
+            self._watch.close()
         self._pool.shutdown(wait=True)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
@@ -113,6 +144,10 @@ class Agent:
         """Why the agent cannot serve ADDs; empty when it can."""
         if self._problem:
             return [self._problem]
+        if self.cluster is not None and not self.cluster.node_ip_is_ours():
+            return [
+                f"node_ip {self.cluster.node_ip} is not an address of this host: correct it in agent.yaml"
+            ]
         if self.endpoints is None or self.endpoints.ipam()["pod_cidr"] is None:
             return [self._no_pod_cidr()]
         return []
@@ -158,17 +193,27 @@ class Agent:
         cluster = Cluster(self.config, self.store, settings["node_ip"])
         kernel = Kernel(self.datapath, self.config.mtu or settings["mtu"])
         endpoints = Endpoints(self.store, kernel, cluster.state_of)
-        if self._early_nodes is not None:
-            cluster.set_nodes(self._early_nodes)
         await self.run(cluster.refresh_host)
+        if not cluster.node_ip_is_ours():
+            raise HostError(_foreign_node_ip(cluster))
         await self.run(endpoints.restore)
         self.cluster, self.endpoints = cluster, endpoints
+        if self._early_nodes is not None:
+            cluster.set_nodes(self._early_nodes)  # what came while this was being built
         await self.run(self._sync, True)
         self.drops.open()
+        self._watch = self._watch or HostWatch(self._is_node_device, self._take_host_change)
         if self.config.netfilter_counter:
             await self.run(self._install_firewall)
         await self.run(self._drain)
         self._problem = ""
+
+    def _is_node_device(self, index: int) -> bool:
+        return self.cluster is not None and self.cluster.is_node_device(index)
+
+    def _take_host_change(self) -> None:
+        self._host_changed = True
+        self._dirty.set()
 
     async def _keep(self) -> None:
         due = time.monotonic() + self.config.resync_interval
@@ -176,14 +221,21 @@ class Agent:
             await self._publish_health()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._dirty.wait(), max(0.0, due - time.monotonic()))
+            if self._host_changed:
+                await asyncio.sleep(SETTLE)
             self._dirty.clear()
+            host_changed, self._host_changed = self._host_changed, False
             full = time.monotonic() >= due
             if full:
                 due = time.monotonic() + self.config.resync_interval
             try:
                 if full:
                     await self._look_around()
-                await self.run(self._sync, full)
+                elif host_changed:
+                    assert self.cluster and self.endpoints
+                    await self.run(self.cluster.refresh_host)
+                    await self.run(self.endpoints.distrust_routes)
+                await self.run(self._sync, full or host_changed)
             except _FAILURES as error:
                 log.error("resync: %s", error)
 
@@ -211,7 +263,10 @@ class Agent:
             log.warning("the kernel had drifted, repaired: %s", report.changed)
             self.counters["repaired"] += repaired
         if self.config.health:
-            self.endpoints.ensure_health(self.config.health_netns)
+            try:
+                self.endpoints.ensure_health(self.config.health_netns)
+            except CniError as error:  # the gate reports it; pods can be served all the same
+                log.error("health endpoint: %s", error.msg)
 
     def _drain(self) -> None:
         assert self.endpoints
@@ -285,7 +340,7 @@ class Agent:
             "bring_up_seconds": self._bring_up_seconds,
             "ready": not reasons,
             "reasons": reasons,
-            "problems": list(self.endpoints.last.problems) if self.endpoints else [],
+            "problems": self.endpoints.problems() if self.endpoints else [],
             "datapath": await self.run(self._datapath_status),
             "ipam": self.endpoints.ipam() if self.endpoints else {"pod_cidr": None, "size": 0, "used": 0},
             "endpoints": len(self.endpoints.all()) if self.endpoints else 0,

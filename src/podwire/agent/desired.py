@@ -102,13 +102,16 @@ def changed_slots(before: Endpoint4 | None, after: Endpoint4 | None) -> set[int]
 
 
 def _add_own_node(state: ClusterState, want: Desired, problems: list[str]) -> None:
-    for address in state.host_addresses:
-        want.endpoints4[address] = Endpoint4(0, 0, NO_MAC, host=True)
-        want.ipcache4[f"{address}/32"] = Ipcache4(IDENTITY_HOST, cluster=True, node=True)
     own = next((node for node in state.nodes if node.name == state.node_name), None)
-    if own is None or not own.pod_cidr:
+    network = ipaddress.IPv4Network(own.pod_cidr) if own and own.pod_cidr else None
+    for address in state.host_addresses:
+        # A bridge of the network that was here before may still carry an address of the podCIDR: it is a
+        # pod's now.
+        if network is None or ipaddress.IPv4Address(address) not in network:
+            want.endpoints4[address] = Endpoint4(0, 0, NO_MAC, host=True)
+            want.ipcache4[f"{address}/32"] = Ipcache4(IDENTITY_HOST, cluster=True, node=True)
+    if network is None:
         return
-    network = ipaddress.IPv4Network(own.pod_cidr)
     want.ipcache4[str(network)] = Ipcache4(IDENTITY_UNMANAGED, cluster=True, local=True)
     if not any(network.subnet_of(ipaddress.IPv4Network(cidr)) for cidr in state.cluster_cidrs):
         problems.append(

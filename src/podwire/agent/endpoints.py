@@ -74,8 +74,8 @@ class Endpoints:
         self._keys = KeyedLocks()
         self._addresses: AddressPool | None = None
         self._slots = SlotPool(1)
-        self.last: Desired = Desired()
-        """What was applied last."""
+        self._last: Desired = Desired()
+        self._failures: dict[tuple[str, Any], str] = {}
 
     # -- questions ---------------------------------------------------------------------------------
 
@@ -118,8 +118,18 @@ class Endpoints:
                 staying = tuple(e for key, e in self._endpoints.items() if key not in self._leaving)
             want = desired(self._state_of(staying))
             report = self._kernel.apply(want, full=full)
-            self.last = want
+            self._last = want
+            self._failures = report.failures
             return report
+
+    def distrust_routes(self) -> None:
+        """The host's routes or devices changed: decisions that rest on them are made again. Raises
+        BpfError."""
+        self._kernel.slots.bump([0])
+
+    def problems(self) -> list[str]:
+        """What of the desired state makes no sense or could not be applied, as sentences."""
+        return [*self._last.problems, *self._failures.values()]
 
     # -- requests of the runtime -------------------------------------------------------------------
 

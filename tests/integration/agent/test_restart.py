@@ -11,7 +11,7 @@ import textwrap
 import time
 from collections.abc import Callable
 
-from .lab import Network, Node, Pod, eventually, run
+from .lab import Network, Node, Pod, eventually, finish, run
 
 Make = Callable[..., Node]
 
@@ -182,6 +182,82 @@ def test_drift_is_repaired(node: Node) -> None:
     assert node.datapath.map("podwire_endpoints4").delete({"address": address})
     eventually(lambda: pod.address in node.routes() and pod.address in node.local_addresses())
     assert eventually(lambda: pod.ping(node.address))
+
+
+def test_routes_come_back_soon_after_a_device_went_down(make_node: Make) -> None:
+    first, second = make_node(resync_interval=600.0), make_node()
+    eventually(lambda: second.pod_cidr in first.routes())
+    first.exec("ip", "link", "set", "eth0", "down")
+    eventually(lambda: second.pod_cidr not in first.routes())
+    first.exec("ip", "link", "set", "eth0", "up")
+    eventually(lambda: second.pod_cidr in first.routes(), 8)
+
+
+def test_changed_host_route_makes_cached_next_hops_stale(make_node: Make) -> None:
+    node = make_node(resync_interval=600.0)
+
+    def revision() -> int:
+        value = node.datapath.map("podwire_slots").get(0)
+        assert value
+        return int(value["revision"])
+
+    before = revision()
+    node.exec("ip", "route", "replace", "default", "via", "10.200.0.253")
+    eventually(lambda: revision() > before)
+
+
+def test_pods_of_this_node_are_no_reason_to_look_at_the_host_again(make_node: Make) -> None:
+    node = make_node(resync_interval=600.0)
+    slots = node.datapath.map("podwire_slots")
+    before = slots.get(0)
+    node.add("one")
+    node.delete("one")
+    time.sleep(1.5)
+    assert slots.get(0) == before
+
+
+def test_wrong_node_ip_is_said(network: Network) -> None:
+    node = network.add_node(node_ip="10.200.0.77")
+    node.load()
+    node.start(wait=False)
+
+    def reasons() -> str:
+        try:
+            return " ".join(node.get("/v1/status")["reasons"])
+        except OSError:
+            return ""
+
+    eventually(lambda: "node_ip 10.200.0.77 is not an address of this host" in reasons())
+
+
+def test_killed_in_the_middle_of_many_adds_it_leaves_whole_pods_or_none(node: Node) -> None:
+    """Wherever the agent dies in an ADD, the next one finds order: links, records, maps and routes agree."""
+    names = [f"p{number}" for number in range(12)]
+    for name in names:
+        node.new_netns(name)
+    for delay in (0.03, 0.1, 0.2):
+        calls = [node.cni_process("ADD", name, node.cni_config()) for name in names]
+        time.sleep(delay)
+        node.kill(signal.SIGKILL)
+        codes = [finish(call)[0] for call in calls]
+        assert set(codes) <= {0, 1}
+        node.start()
+        whole = node.records() - {"podwire-health-eth0"}
+        assert len(node.links()) == len(whole) + 1
+        assert len(node.local_addresses()) == len(whole) + 1
+        assert node.routes() == node.local_addresses()
+        answered = {name for name, code in zip(names, codes, strict=True) if code == 0}
+        assert {f"c{node.netns}{name}-eth0" for name in answered} <= whole
+        calls = [node.cni_process("ADD", name, node.cni_config()) for name in names]
+        results = [finish(call) for call in calls]
+        assert [code for code, _ in results] == [0] * len(names), results
+        addresses = [result["ips"][0]["address"] for _, result in results]
+        assert len(set(addresses)) == len(names)
+        node.pods[names[0]].address = addresses[0].partition("/")[0]
+        assert node.pods[names[-1]].ping(node.pods[names[0]].address)
+        for name in names:
+            assert node.cni("DEL", name) == (0, None)
+        assert node.links() and len(node.links()) == 1
 
 
 def test_a_pod_whose_namespace_vanished_is_collected(node: Node) -> None:

@@ -101,6 +101,13 @@ def test_own_podcidr_is_local_and_own_addresses_are_the_host() -> None:
     assert "10.1.0.0/24" not in want.routes
 
 
+def test_address_left_by_an_earlier_network_is_not_the_hosts() -> None:
+    want = desired(replace(BASE, host_addresses=("192.0.2.200", "10.1.0.1")))
+    assert "10.1.0.1" not in want.endpoints4
+    assert "10.1.0.1/32" not in want.ipcache4
+    assert want.endpoints4["192.0.2.200"].host
+
+
 def test_overlapping_podcidr_is_reported_and_left_out() -> None:
     thief = NodeInfo("thief", "10.1.0.0/25", ("192.0.2.9",))
     want = desired(replace(BASE, nodes=(*BASE.nodes, thief)))
