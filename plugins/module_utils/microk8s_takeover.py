@@ -141,13 +141,13 @@ class Takeover:
         elif not _same_file(plugin, self.layout.cni_bin / PLUGIN):
             self._step(f"install {PLUGIN}", lambda: self._copy(plugin, self.layout.cni_bin / PLUGIN))
         conf = self.layout.cni_conf / CONFLIST
-        known = from_conflists(_text(self.layout.cni_conf / name) for name in self.default_conf())
+        known = from_conflists(read_text(self.layout.cni_conf / name) for name in self.default_conf())
         fresh = [name for name in known.names if name not in self.record.networks]
         if fresh or self.record.owner != "podwire":
             self.record.networks += fresh
             self.record.bridges += [name for name in known.bridges if name not in self.record.bridges]
             self._save()
-        if _text(conf) != conflist:
+        if read_text(conf) != conflist:
             # containerd ignores files that are created or moved in; a rename inside the directory it does notice.
             self._step(f"write {CONFLIST}", lambda: self._write(conf, conflist, 0o600))
         if self.record.owner != "podwire" or self.record.since is None:
@@ -229,11 +229,11 @@ class Takeover:
             shutil.copyfileobj(origin, stream)
 
     def _forward(self, sysctl: Path) -> None:
-        if _text(sysctl) != SYSCTL_TEXT:
+        if read_text(sysctl) != SYSCTL_TEXT:
             self._step(f"write /{SYSCTL_FILE}", lambda: self._write(sysctl, SYSCTL_TEXT, 0o644))
         for name in FORWARDING:
             path = self.layout.root / "proc/sys" / name
-            if _text(path).strip() == "0":
+            if read_text(path).strip() == "0":
                 self._step(f"turn on {name.replace('/', '.')}", lambda path=path: path.write_text("1"))
 
     def alone(self, nodes: int) -> bool:
@@ -272,7 +272,8 @@ def _replacement(path: Path, mode: int) -> _Replacement:
     return _Replacement(path, mode)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The file's text, empty when it cannot be read."""
     try:
         return path.read_text()
     except OSError:

@@ -28,6 +28,9 @@ LINK_PREFIX = "cali"
 ROUTE_PROTOCOLS = ("80", "bird")
 TABLES = ("raw", "mangle", "nat", "filter")
 IPAM_STATE = Path("/var/lib/cni/networks")
+#: Chains of the default network, and of kube-proxy and kubelet, by how their names begin.
+NETWORK_CHAINS = ("cali-",)
+KUBERNETES_CHAINS = ("KUBE-",)
 _CHAIN = re.compile(r"^:(\S+) ")
 _JUMP = re.compile(r" -[jg] (\S+)")
 
@@ -87,7 +90,9 @@ def doomed_routes(routes: Iterable[dict[str, Any]], cluster_cidr: str) -> list[l
     return found
 
 
-def restore_script(saved: str, network: DefaultNetwork) -> tuple[str, list[str]]:
+def restore_script(
+    saved: str, network: DefaultNetwork, prefixes: Sequence[str] = NETWORK_CHAINS
+) -> tuple[str, list[str]]:
     """From the output of iptables-save: the input of ``iptables-restore --noflush`` that takes out the default network's
     chains and rules and nothing else, and the names of the chains it removes."""
     script: list[str] = []
@@ -96,7 +101,7 @@ def restore_script(saved: str, network: DefaultNetwork) -> tuple[str, list[str]]
         chains = {match.group(1) for line in lines if (match := _CHAIN.match(line))}
         rules = [line for line in lines if line.startswith("-A ")]
         named = [line for line in rules if _of_network(line, network)]
-        doomed = {chain for chain in chains if chain.startswith("cali-")}
+        doomed = {chain for chain in chains if chain.startswith(tuple(prefixes))}
         # A pod's masquerading and port mappings have a chain of their own, reached by a rule that names the network.
         doomed |= {chain for line in named if (chain := _target(line)).startswith("CNI-") and chain in chains}
         loose = [
@@ -153,6 +158,12 @@ class Traces:
 class Host:
     """The host's links, routes and netfilter. ``directories`` is where its tools are looked for."""
 
+    @classmethod
+    def of(cls, root: Path, snap: Path) -> Host:
+        """This host, with the snap's tools for those that it lacks."""
+        folders = ("usr/sbin", "sbin", "usr/bin", "bin")
+        return cls([*(root / folder for folder in folders), *(snap / folder for folder in folders)])
+
     def __init__(self, directories: Sequence[Path], ipam_state: Path = IPAM_STATE) -> None:
         self.directories = directories
         self.ipam_state = ipam_state
@@ -189,8 +200,11 @@ class Host:
                     found.append((save, restore))
         return found
 
-    def clean(self, network: DefaultNetwork, cluster_cidr: str, *, dry: bool) -> Traces:
-        """Remove every trace, or only name them."""
+    def clean(
+        self, network: DefaultNetwork, cluster_cidr: str, *, dry: bool, kubernetes: bool = False
+    ) -> Traces:
+        """Remove every trace, or only name them; with ``kubernetes`` the chains of kube-proxy and kubelet too."""
+        prefixes = NETWORK_CHAINS + (KUBERNETES_CHAINS if kubernetes else ())
         found = Traces()
         links = [entry["ifname"] for entry in json.loads(self._ip("-j", "link", "show") or "[]")]
         for link in doomed_links(links, network):
@@ -204,7 +218,7 @@ class Host:
             if not dry:
                 self._ip("route", "del", *route)
         for save, restore in self._flavours():
-            script, chains = restore_script(self._run(save), network)
+            script, chains = restore_script(self._run(save), network, prefixes)
             found.chains += [f"{Path(save).name.removesuffix('-save')} {chain}" for chain in chains]
             if script and not dry:
                 self._run(restore, "--noflush", stdin=script)

@@ -73,7 +73,9 @@ options:
     type: bool
     default: true
   purge:
-    description: With O(state=absent), remove all data too and take no snapshot of it, which is slow and may fail.
+    description:
+      - With O(state=absent), remove all data too and take no snapshot of it, which is slow and may fail. Also take off the host what
+        the snap's own removal leaves (C(KUBE-) and C(cali-) chains, routes and IP sets of the default network).
     type: bool
     default: false
   wait:
@@ -165,6 +167,11 @@ steps:
       seconds: 4.55
       tasks:
         - {kind: mount-snap, summary: "Mount snap \"microk8s\" (unset)", status: Done, seconds: 0.41}
+traces:
+  description: What was taken off the host besides the snap.
+  returned: when it was removed with O(purge=true)
+  type: dict
+  sample: {chains: [iptables-legacy filter/KUBE-FORWARD]}
 seconds:
   description: How long installing and waiting took.
   returned: always
@@ -180,6 +187,12 @@ from ansible_collections.podwire.ebpf.plugins.module_utils import microk8s_insta
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import SNAP
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_module import ARGUMENTS, Node, run
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_ready import look, wait_ready
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_takeover import Takeover, read_text
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_traces import (
+    DefaultNetwork,
+    Host,
+    from_conflists,
+)
 from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import SnapdUnavailable
 
 SPEC: dict[str, dict[str, Any]] = {
@@ -251,6 +264,24 @@ def without_snapd(node: Node) -> dict[str, Any] | None:
     return None
 
 
+class Leftovers:
+    """What removing the snap leaves on the host. Made before the removal, while the node's files still tell."""
+
+    def __init__(self, node: Node) -> None:
+        layout = node.layout
+        takeover = Takeover(layout, dry=True)
+        confs = [read_text(layout.cni_conf / name) for name in takeover.default_conf()]
+        known = from_conflists(confs)
+        recorded = takeover.record.network
+        self.network = DefaultNetwork(known.names + recorded.names, known.bridges + recorded.bridges)
+        self.cluster_cidr = layout.argument("kube-proxy", "cluster-cidr") or "10.1.0.0/16"
+        self.host = Host.of(layout.root, layout.snap)
+
+    def remove(self) -> dict[str, Any]:
+        """Take it off the host; return what it was."""
+        return self.host.clean(self.network, self.cluster_cidr, dry=False, kubernetes=True).as_dict()
+
+
 def work(node: Node) -> dict[str, Any]:
     began = time.monotonic()
     nothing = without_snapd(node)
@@ -266,6 +297,7 @@ def work(node: Node) -> dict[str, Any]:
     steps = install.plan(wanted, have, prerequisites, version)
     result: dict[str, Any] = {"changed": bool(steps)}
     since = 0.0
+    leftovers = Leftovers(node) if steps and wanted.purge and not wanted.present else None
     if node.check_mode:
         result["steps"] = [{"action": step.action, "snap": step.snap} for step in steps]
         after = before
@@ -276,6 +308,8 @@ def work(node: Node) -> dict[str, Any]:
         if any(step.snap == SNAP and step.action != "hold" for step in steps):
             since = time.time()
         result["steps"] = install.carry_out(node.snapd, wanted, steps, deadline=node.deadline)
+        if leftovers is not None:
+            result["traces"] = leftovers.remove()
         after = node.snapd.snap(SNAP)
         result["diff"] = {"before": described(before), "after": described(after)}
     result["seconds"] = {"snap": round(time.monotonic() - began, 2)}

@@ -103,7 +103,6 @@ SPEC: dict[str, dict[str, Any]] = {
     "plugin": {"type": "path"},
     "cluster_cidr": {"type": "str", "default": "10.1.0.0/16"},
 }
-TOOLS = ("usr/sbin", "sbin", "usr/bin", "bin")
 
 
 def described(takeover: Takeover) -> dict[str, Any]:
@@ -121,9 +120,7 @@ def take(node: Node, takeover: Takeover) -> dict[str, Any]:
     takeover.check_foreign()
     takeover.claim()
     takeover.install(node.params["conflist"], Path(node.params["plugin"]))
-    snap = node.layout.snap
-    tools = [node.layout.root / folder for folder in TOOLS] + [snap / folder for folder in TOOLS]
-    host = Host(tools)
+    host = Host.of(node.layout.root, node.layout.snap)
     traces = host.clean(takeover.record.network, node.params["cluster_cidr"], dry=node.check_mode)
     if traces:
         takeover.steps.append("remove the default network's traces from the host")

@@ -57,6 +57,13 @@ def test_only_its_own_chains_and_rules_go():
     assert sum(line == "COMMIT" for line in lines) == 2
 
 
+def test_removing_kubernetes_takes_its_chains_too():
+    script, removed = restore_script(SAVED, NETWORK, ("cali-", "KUBE-"))
+    assert "filter/KUBE-FORWARD" in removed
+    assert '-D FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD' in script.splitlines()
+    assert "generated for MicroK8s" not in script
+
+
 def test_a_clean_host_needs_nothing():
     assert restore_script("*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n", NETWORK) == ("", [])
     assert restore_script("", NETWORK) == ("", [])
