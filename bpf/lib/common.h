@@ -25,6 +25,13 @@
  * complete types otherwise; user space finds layouts and enum values there by name. */
 #define EXPORT_TYPE(type, name) type *podwire_export_##name __attribute__((unused))
 
+/* Nanoseconds between two readings of the clock; negative when another CPU wrote `since` after this one read
+ * `now`. */
+static __always_inline __s64 elapsed(__u64 since, __u64 now)
+{
+	return (__s64)(now - since);
+}
+
 /* Start and end of the linear part. Loaded by hand: left to itself the compiler shares or widens these loads
  * across branches, and the verifier no longer recognises the pointers. */
 static __always_inline void *packet_data(const struct __sk_buff *skb)

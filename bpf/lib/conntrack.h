@@ -18,9 +18,9 @@
 /* A decision that only says "known": matches no interface, so the first packet makes its own. */
 #define PODWIRE_IFINDEX_UNDECIDED 0xffffffffU
 /* Flows without a closing handshake count as over after this idle time; netfilter forgets them sooner. */
-#define CT_IDLE_NANOSECONDS (600ULL * 1000000000ULL)
+#define CT_IDLE_NANOSECONDS (600LL * 1000000000LL)
 /* The FIB's answer is asked for again after this time, should user space miss a change of routes. */
-#define CT_FIB_NANOSECONDS (2ULL * 1000000000ULL)
+#define CT_FIB_NANOSECONDS (2LL * 1000000000LL)
 
 static __always_inline __u8 ct4_mode_flag(void)
 {
@@ -48,7 +48,14 @@ static __always_inline __u8 ct4_next_state(const struct podwire_packet *packet)
 
 static __always_inline bool ct4_over(const struct podwire_ct4 *entry, __u8 protocol, __u64 now)
 {
-	return protocol != IPPROTO_TCP && now - entry->last_seen > CT_IDLE_NANOSECONDS;
+	return protocol != IPPROTO_TCP && elapsed(entry->last_seen, now) > CT_IDLE_NANOSECONDS;
+}
+
+/* Did the FIB have a say in this decision? */
+static __always_inline bool ct4_asked_fib(const struct podwire_ct4 *entry)
+{
+	return ebpf_host_routing() && entry->ifindex && !entry->destination_slot &&
+	       !(entry->flags & PODWIRE_CT_VIA_STACK);
 }
 
 /* Count a packet that follows the entry. False: the flow was over, or the FIB's answer is too old to follow.
@@ -62,8 +69,9 @@ static __always_inline bool ct4_touch(struct podwire_ct4 *entry, const struct po
 	if (unlikely(entry->seen_jiffies != tick)) {
 		__u64 now = bpf_ktime_get_ns();
 
-		if (ct4_over(entry, packet->tuple.protocol, now) ||
-		    (entry->delivery == PODWIRE_DELIVERY_NEIGH && now - entry->decided > CT_FIB_NANOSECONDS))
+		if (ct4_over(entry, packet->tuple.protocol, now))
+			return false;
+		if (ct4_asked_fib(entry) && elapsed(entry->decided, now) > CT_FIB_NANOSECONDS)
 			return false;
 		entry->seen_jiffies = tick;
 		entry->last_seen = now;

@@ -18,10 +18,12 @@
 #include "parse.h"
 
 #define NAT_PROBES 32
+/* How often an outgoing flow looks whether its answers would still find their way. */
+#define NAT_CHECK_NANOSECONDS (1LL * 1000000000LL)
 /* How long a silent mapping keeps its port when another flow asks for it. */
-#define NAT_CLOSING_NANOSECONDS (10ULL * 1000000000ULL)
-#define NAT_IDLE_NANOSECONDS	(300ULL * 1000000000ULL)
-#define NAT_TCP_NANOSECONDS	(86400ULL * 1000000000ULL)
+#define NAT_CLOSING_NANOSECONDS (10LL * 1000000000LL)
+#define NAT_IDLE_NANOSECONDS	(300LL * 1000000000LL)
+#define NAT_TCP_NANOSECONDS	(86400LL * 1000000000LL)
 
 struct nat4_rewrite {
 	__be32 old_address;
@@ -39,27 +41,46 @@ static __always_inline bool nat_port_in_range(__be16 port)
 	return number >= cfg_nat_port_min && number <= cfg_nat_port_max;
 }
 
-static __always_inline void nat4_touch(struct podwire_nat4 *mapping, const struct podwire_packet *packet)
+/* Note that the mapping is in use. The clock is read once per tick. True at most once per second: time to
+ * look after the other entry. */
+static __always_inline bool nat4_touch(struct podwire_nat4 *mapping)
 {
 	__u32 tick = (__u32)bpf_jiffies64();
+	__u64 now, before;
 
-	if (unlikely(mapping->seen_jiffies != tick)) {
-		mapping->seen_jiffies = tick;
-		mapping->last_seen = bpf_ktime_get_ns();
-	}
-	if (packet->tuple.protocol == IPPROTO_TCP) {
-		if (packet->tcp_flags & (TCP_FLAG_FIN | TCP_FLAG_RST))
-			mapping->closing = 1;
-		else if (packet_is_syn(packet))
-			mapping->closing = 0;
-	}
+	if (likely(mapping->seen_jiffies == tick))
+		return false;
+	now = bpf_ktime_get_ns();
+	before = mapping->checked;
+	mapping->seen_jiffies = tick;
+	mapping->last_seen = now;
+	if (elapsed(before, now) < NAT_CHECK_NANOSECONDS)
+		return false;
+	mapping->checked = now;
+	return true;
 }
 
-static __always_inline bool nat4_over(const struct podwire_nat4 *mapping, __u8 protocol, __u64 now)
+/* Goodbyes are kept where ports are reserved, in the answers' entry. */
+static __always_inline void nat4_note_flags(struct podwire_nat4 *reverse, const struct podwire_packet *packet,
+					    __u8 fin)
 {
-	__u64 idle = now - mapping->last_seen;
+	if (packet->tuple.protocol != IPPROTO_TCP)
+		return;
+	if (packet->tcp_flags & TCP_FLAG_RST)
+		reverse->closing |= PODWIRE_NAT_RST;
+	else if (packet->tcp_flags & TCP_FLAG_FIN)
+		reverse->closing |= fin;
+	else if (packet_is_syn(packet))
+		reverse->closing = 0;
+}
 
-	if (mapping->closing)
+/* May another flow take the port? */
+static __always_inline bool nat4_over(const struct podwire_nat4 *reverse, __u8 protocol, __u64 now)
+{
+	const __u8 both = PODWIRE_NAT_FIN_POD | PODWIRE_NAT_FIN_WORLD;
+	__s64 idle = elapsed(reverse->last_seen, now);
+
+	if ((reverse->closing & PODWIRE_NAT_RST) || (reverse->closing & both) == both)
 		return idle > NAT_CLOSING_NANOSECONDS;
 	return idle > (protocol == IPPROTO_TCP ? NAT_TCP_NANOSECONDS : NAT_IDLE_NANOSECONDS);
 }
@@ -104,6 +125,7 @@ static __noinline int nat4_allocate(struct podwire_packet *packet, struct podwir
 	answer.destination_address = cfg_node_ip4;
 	reverse.created = bpf_ktime_get_ns();
 	reverse.last_seen = reverse.created;
+	reverse.checked = reverse.created;
 	reverse.seen_jiffies = (__u32)bpf_jiffies64();
 	*forward = reverse;
 	forward->reverse = 0;
@@ -271,6 +293,33 @@ static __noinline int masquerade_error4(struct __sk_buff *skb, struct podwire_pa
 	return rewrite4(skb, packet, &rewrite);
 }
 
+/* The answers' entry of an outgoing flow: it holds the port, so it must not look idle, and it must exist even
+ * when nothing was answered for so long that the table forgot it. False: the port is another flow's by now.
+ */
+static __noinline bool nat4_keep_answers(struct podwire_packet *packet, const struct podwire_nat4 *forward)
+{
+	struct podwire_tuple4 answer;
+	struct podwire_nat4 again = {
+		.address = packet->tuple.source_address,
+		.port = packet->tuple.source_port,
+		.reverse = 1,
+	};
+	struct podwire_nat4 *reverse;
+
+	tuple4_reverse(&packet->tuple, &answer);
+	answer.destination_address = forward->address;
+	answer.destination_port = forward->port;
+	reverse = bpf_map_lookup_elem(&podwire_nat4, &answer);
+	if (reverse && reverse->address == again.address && reverse->port == again.port) {
+		reverse->last_seen = bpf_ktime_get_ns();
+		nat4_note_flags(reverse, packet, PODWIRE_NAT_FIN_POD);
+		return true;
+	}
+	again.created = bpf_ktime_get_ns();
+	again.last_seen = again.created;
+	return nat4_reserve(&answer, &again);
+}
+
 /* Give a pod's packet to the world the node's address. Returns 0 or a refusal. */
 static __noinline int masquerade4(struct __sk_buff *skb, struct podwire_packet *packet)
 {
@@ -287,9 +336,11 @@ static __noinline int masquerade4(struct __sk_buff *skb, struct podwire_packet *
 	    (packet->tuple.protocol == IPPROTO_ICMP && (packet->flags & PACKET_ICMP_ECHO_REPLY)))
 		return refuse(packet, PODWIRE_DROP_NAT_UNSUPPORTED_PROTOCOL);
 	mapping = bpf_map_lookup_elem(&podwire_nat4, &packet->tuple);
-	/* A mapping of an address that the node no longer has is of no use. */
-	if (mapping && !mapping->reverse && mapping->address == cfg_node_ip4) {
-		nat4_touch(mapping, packet);
+	/* A mapping of an address that the node no longer has, or of a port that it lost, is of no use. */
+	if (mapping && !mapping->reverse && mapping->address == cfg_node_ip4 &&
+	    (likely(!nat4_touch(mapping) &&
+		    !(packet->tcp_flags & (TCP_FLAG_FIN | TCP_FLAG_RST | TCP_FLAG_SYN))) ||
+	     nat4_keep_answers(packet, mapping))) {
 		rewrite.new_address = mapping->address;
 		rewrite.new_port = mapping->port;
 	} else {
@@ -355,7 +406,8 @@ static __noinline int unmasquerade4(struct __sk_buff *skb, struct podwire_packet
 	mapping = bpf_map_lookup_elem(&podwire_nat4, &packet->tuple);
 	if (!mapping || !mapping->reverse)
 		return 0;
-	nat4_touch(mapping, packet);
+	nat4_touch(mapping);
+	nat4_note_flags(mapping, packet, PODWIRE_NAT_FIN_WORLD);
 	rewrite.new_address = mapping->address;
 	rewrite.new_port = mapping->port;
 	ret = rewrite4(skb, packet, &rewrite);

@@ -296,7 +296,7 @@ class Node:
         return Result(
             run.retval,
             Ether(run.data),
-            {kind: count for kind, count in moved(forwards, self._forwards()).items()},
+            moved(forwards, self._forwards()),
             moved(drops, self._drops()),
             events,
         )
@@ -352,7 +352,9 @@ def moved(before: dict[Any, int], after: dict[Any, int]) -> dict[Any, int]:
     return {key: count - before.get(key, 0) for key, count in after.items() if count != before.get(key, 0)}
 
 
-def tuple4(source: str, destination: str, protocol: int, source_port: int, destination_port: int) -> dict[str, int]:
+def tuple4(
+    source: str, destination: str, protocol: int, source_port: int, destination_port: int
+) -> dict[str, int]:
     return {
         "source_address": number(source),
         "destination_address": number(destination),

@@ -25,6 +25,15 @@ def compile_objects(directory: Path) -> Path:
         (directory / path.name).write_bytes(path.read_bytes())
     for source in (Path(__file__).parent / "helpers").glob("*.bpf.c"):
         target = directory / source.name.replace(".c", ".o")
-        command = ["clang", *FLAGS, *include_flags(), f"-I{ROOT / 'bpf'}", "-c", str(source), "-o", str(target)]
+        command = [
+            "clang",
+            *FLAGS,
+            *include_flags(),
+            f"-I{ROOT / 'bpf'}",
+            "-c",
+            str(source),
+            "-o",
+            str(target),
+        ]
         subprocess.run(command, check=True)
     return directory

@@ -29,19 +29,29 @@ def outside() -> Ether:
     return frame(OUTSIDE_MAC)
 
 
-def tcp(source: str, destination: str, sport: int = 40000, dport: int = 80, flags: str = "S", **ip: Any) -> Packet:
-    return IP(src=source, dst=destination, **ip) / TCP(sport=sport, dport=dport, flags=flags) / Raw(b"payload")
+def tcp(
+    source: str, destination: str, sport: int = 40000, dport: int = 80, flags: str = "S", **ip: Any
+) -> Packet:
+    return (
+        IP(src=source, dst=destination, **ip) / TCP(sport=sport, dport=dport, flags=flags) / Raw(b"payload")
+    )
 
 
-def udp(source: str, destination: str, sport: int = 40000, dport: int = 53, data: bytes = b"x", **ip: Any) -> Packet:
+def udp(
+    source: str, destination: str, sport: int = 40000, dport: int = 53, data: bytes = b"x", **ip: Any
+) -> Packet:
     return IP(src=source, dst=destination, **ip) / UDP(sport=sport, dport=dport) / Raw(data)
 
 
 def ping(source: str, destination: str, ident: int = 7, reply: bool = False, **ip: Any) -> Packet:
-    return IP(src=source, dst=destination, **ip) / ICMP(type=0 if reply else 8, id=ident, seq=1) / Raw(b"p" * 24)
+    return (
+        IP(src=source, dst=destination, **ip) / ICMP(type=0 if reply else 8, id=ident, seq=1) / Raw(b"p" * 24)
+    )
 
 
-def error(source: str, destination: str, about: Packet, *, kind: int = 3, code: int = 4, quote: int = 548) -> Packet:
+def error(
+    source: str, destination: str, about: Packet, *, kind: int = 3, code: int = 4, quote: int = 548
+) -> Packet:
     """ICMP error about a packet, quoting its first ``quote`` bytes (IP header included)."""
     message = ICMP(type=kind, code=code, nexthopmtu=1400) if kind == 3 else ICMP(type=kind, code=code)
     return IP(src=source, dst=destination) / message / Raw(bytes(about)[:quote])

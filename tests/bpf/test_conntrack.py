@@ -95,7 +95,9 @@ def test_the_answer_of_the_fib_is_not_trusted_for_long(node: Node) -> None:
     node.from_pod(packet)
     aged = entry(node, *flow)
     age = 3 * 10**9
-    node.maps["podwire_ct4"].set(n.tuple4(*flow), aged | {"decided": aged["decided"] - age, "seen_jiffies": 0})
+    node.maps["podwire_ct4"].set(
+        n.tuple4(*flow), aged | {"decided": aged["decided"] - age, "seen_jiffies": 0}
+    )
     assert node.from_pod(packet).forwards == {"NEIGH": 1}
     assert entry(node, *flow)["decided"] > aged["decided"]
 
@@ -246,7 +248,10 @@ def test_an_evicted_entry_is_rebuilt_from_its_reverse(node: Node) -> None:
 
 def test_idle_flows_without_a_handshake_are_over_after_a_while(node: Node) -> None:
     node.to_pod(outside() / udp(POD_A.address, POD_B.address), POD_B)
-    for flow in ((POD_A.address, POD_B.address, 17, 40000, 53), (POD_B.address, POD_A.address, 17, 53, 40000)):
+    for flow in (
+        (POD_A.address, POD_B.address, 17, 40000, 53),
+        (POD_B.address, POD_A.address, 17, 53, 40000),
+    ):
         idle = entry(node, *flow)
         ended = {"last_seen": (idle["last_seen"] - 601 * 10**9) % 2**64, "seen_jiffies": 0}
         node.maps["podwire_ct4"].set(n.tuple4(*flow), idle | ended)

@@ -70,7 +70,8 @@ def test_answers_find_the_entry_their_request_made(node: Node, protocol: str) ->
         "icmp": (ping(POD_A.address, POD_B.address), ping(POD_B.address, POD_A.address, reply=True)),
         "sctp": (
             IP(src=POD_A.address, dst=POD_B.address, proto=132) / Raw(SCTP_INIT),
-            IP(src=POD_B.address, dst=POD_A.address, proto=132) / Raw(bytes.fromhex("00509c40") + SCTP_INIT[4:]),
+            IP(src=POD_B.address, dst=POD_A.address, proto=132)
+            / Raw(bytes.fromhex("00509c40") + SCTP_INIT[4:]),
         ),
     }[protocol]
     assert node.from_pod(of(POD_A) / request).forwards == {"PEER": 1}
@@ -139,14 +140,23 @@ def test_a_packet_beyond_the_mtu_is_answered_by_the_stack(node: Node, destinatio
 
 
 def test_a_burst_is_judged_by_its_segments(node: Node) -> None:
-    burst = of(POD_A) / IP(src=POD_A.address, dst=POD_B.address) / TCP(sport=1, dport=2, flags="SA") / Raw(b"d" * 2920)
+    burst = (
+        of(POD_A)
+        / IP(src=POD_A.address, dst=POD_B.address)
+        / TCP(sport=1, dport=2, flags="SA")
+        / Raw(b"d" * 2920)
+    )
     assert node.from_pod(burst, gso_size=1460).forwards == {"PEER": 1}
     assert node.from_pod(burst, gso_size=1461).forwards == {"STACK": 1}
     assert node.from_pod(burst).forwards == {"STACK": 1}
 
 
 def test_ip_options_are_obeyed_by_the_stack(node: Node) -> None:
-    packet = of(POD_A) / IP(src=POD_A.address, dst=POD_B.address, options=IPOption_RR(length=7)) / UDP(sport=1, dport=2)
+    packet = (
+        of(POD_A)
+        / IP(src=POD_A.address, dst=POD_B.address, options=IPOption_RR(length=7))
+        / UDP(sport=1, dport=2)
+    )
     for _ in range(2):
         result = node.from_pod(packet)
         assert (result.verdict, result.forwards) == (OK, {"STACK": 1})

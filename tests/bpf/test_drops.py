@@ -114,10 +114,12 @@ def test_drops_are_counted_by_direction(node: Node, name: str) -> None:
 
 def test_events_are_limited_and_counters_are_not(devices: None, objects: Any) -> None:
     with Node(objects, cfg_event_rate=5) as node:
+        started = time.monotonic()
         results = [node.from_pod(of(POD_A) / raw(proto=4)) for _ in range(40)]
+        seconds = int(time.monotonic() - started) + 2  # begun ones count
         events = [event for result in results for event in result.events]
         assert sum(sum(result.drops.values()) for result in results) == 40
-        assert 5 <= len(events) <= 20, "at most two seconds on at most two CPUs"
+        assert 5 <= len(events) <= 5 * seconds * possible_cpus()
         budget = node.maps["podwire_event_budget"].get(0)
         withheld = sum(cpu["suppressed"] for cpu in budget) + sum(event["suppressed"] for event in events)
         assert withheld + len(events) == 40

@@ -66,7 +66,9 @@ def test_other_arp_is_refused(either: Node, arp: Packet, reason: int) -> None:
     assert either.from_pod(frame).reason == reason
 
 
-@pytest.mark.parametrize("options", [Raw(), ICMPv6NDOptSrcLLAddr(lladdr=POD_A.mac)], ids=["bare", "with-option"])
+@pytest.mark.parametrize(
+    "options", [Raw(), ICMPv6NDOptSrcLLAddr(lladdr=POD_A.mac)], ids=["bare", "with-option"]
+)
 @pytest.mark.parametrize("destination", ["ff02::1:ff00:1", "fe80::1"], ids=["multicast", "unicast"])
 def test_neighbour_solicitation_for_the_gateway_is_answered(
     either: Node, destination: str, options: Packet
@@ -90,9 +92,13 @@ OTHER_IPV6 = [
     pytest.param(IPv6(src="::", dst="ff02::1:ff00:a", hlim=255) / ICMPv6ND_NS(tgt=LINK_LOCAL), 176, id="dad"),
     pytest.param(IPv6(src="::", dst="ff02::1:ff00:1", hlim=255) / SOLICIT, 176, id="dad-for-the-gateway"),
     pytest.param(IPv6(src=LINK_LOCAL, dst="fe80::1", hlim=64) / SOLICIT, 176, id="solicitation-from-afar"),
-    pytest.param(IPv6(src=LINK_LOCAL, dst="ff02::2", hlim=255) / ICMPv6ND_RS(), 176, id="router-solicitation"),
     pytest.param(
-        IPv6(src=LINK_LOCAL, dst="ff02::16") / IPv6ExtHdrHopByHop() / ICMPv6MLReport2(), 139, id="multicast-listener"
+        IPv6(src=LINK_LOCAL, dst="ff02::2", hlim=255) / ICMPv6ND_RS(), 176, id="router-solicitation"
+    ),
+    pytest.param(
+        IPv6(src=LINK_LOCAL, dst="ff02::16") / IPv6ExtHdrHopByHop() / ICMPv6MLReport2(),
+        139,
+        id="multicast-listener",
     ),
     pytest.param(IPv6(src=LINK_LOCAL, dst="fe80::1") / ICMPv6EchoRequest(), 176, id="ping-of-the-gateway"),
     pytest.param(IPv6(src="fd00::2", dst="2001:db8::1", nh=6) / Raw(bytes(20)), 139, id="tcp"),

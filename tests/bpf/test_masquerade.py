@@ -9,8 +9,22 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, ICMPerror, IPerror, TCPerror, 
 from scapy.packet import Packet, Raw
 
 from tests.bpf import node as n
-from tests.bpf.node import LEGACY, NAT_PORTS, NODE_IP, OK, OTHER_NODE, POD_A, POD_B, REMOTE_POD, ROUTER, WORLD, Node
+from tests.bpf.node import (
+    LEGACY,
+    NAT_PORTS,
+    NODE_IP,
+    OK,
+    OTHER_NODE,
+    POD_A,
+    POD_B,
+    REMOTE_POD,
+    ROUTER,
+    WORLD,
+    Node,
+)
 from tests.bpf.packets import ICMP_PROTO, TCP_PROTO, UDP_PROTO, checked, error, of, outside, ping, tcp, udp
+
+FIN_POD, FIN_WORLD, RST = 1, 2, 4
 
 
 def leave(node: Node, packet: Packet, pod: n.Pod = POD_A) -> Packet:
@@ -112,7 +126,10 @@ def test_without_masquerading_pods_keep_their_address(devices: None, objects: An
         entry = node.ct(POD_A.address, WORLD, TCP_PROTO, 40000, 80)
         assert entry is not None and not entry["flags"] & n.MASQUERADED
         for seen in (n.SEEN_DIRECT, 0):
-            assert node.to_netdev(outside() / tcp(POD_A.address, WORLD), seen=seen).packet[IP].src == POD_A.address
+            assert (
+                node.to_netdev(outside() / tcp(POD_A.address, WORLD), seen=seen).packet[IP].src
+                == POD_A.address
+            )
 
 
 def test_answers_to_connections_from_outside_keep_the_pods_address(either: Node) -> None:
@@ -147,7 +164,9 @@ def test_a_translated_packet_is_masqueraded_and_answered_through_the_stack(eithe
         pytest.param(tcp(WORLD, NODE_IP, 80, 22, "SA"), id="out-of-range"),
         pytest.param(ping(WORLD, NODE_IP), id="ping-to-the-node"),
         pytest.param(error(ROUTER, NODE_IP, tcp(NODE_IP, WORLD, 33000, 80)), id="error-about-the-node"),
-        pytest.param(error(ROUTER, NODE_IP, tcp(NODE_IP, WORLD), quote=10), id="error-that-quotes-too-little"),
+        pytest.param(
+            error(ROUTER, NODE_IP, tcp(NODE_IP, WORLD), quote=10), id="error-that-quotes-too-little"
+        ),
         pytest.param(IP(src=WORLD, dst=NODE_IP, proto=4) / Raw(bytes(20)), id="tunnel-to-the-node"),
     ],
 )
@@ -251,10 +270,14 @@ def test_no_free_port_is_a_drop_with_a_reason(devices: None, objects: Any) -> No
     [
         pytest.param(udp, {}, 299, False, id="udp-in-use"),
         pytest.param(udp, {}, 301, True, id="udp-idle"),
+        pytest.param(udp, {}, -1, False, id="udp-seen-by-another-cpu-after-the-clock-was-read"),
         pytest.param(tcp, {}, 3600, False, id="tcp-idle-for-an-hour"),
         pytest.param(tcp, {}, 86401, True, id="tcp-idle-for-a-day"),
-        pytest.param(tcp, {"closing": 1}, 9, False, id="tcp-just-closed"),
-        pytest.param(tcp, {"closing": 1}, 11, True, id="tcp-closed"),
+        pytest.param(tcp, {"closing": RST}, 9, False, id="tcp-just-reset"),
+        pytest.param(tcp, {"closing": RST}, 11, True, id="tcp-reset"),
+        pytest.param(tcp, {"closing": FIN_POD | FIN_WORLD}, 11, True, id="tcp-closed"),
+        pytest.param(tcp, {"closing": FIN_POD}, 11, False, id="tcp-half-closed-by-the-pod"),
+        pytest.param(tcp, {"closing": FIN_WORLD}, 11, False, id="tcp-half-closed-by-the-world"),
     ],
 )
 def test_ports_of_finished_flows_are_used_again(
@@ -272,12 +295,58 @@ def test_ports_of_finished_flows_are_used_again(
         assert result.reason == (None if free else 167)
 
 
-@pytest.mark.parametrize("flags", ["FA", "R"])
-def test_the_end_of_a_connection_is_noticed(node: Node, flags: str) -> None:
+@pytest.mark.parametrize(("flags", "by_pod", "by_world"), [("FA", FIN_POD, FIN_WORLD), ("R", RST, RST)])
+def test_goodbyes_are_noticed(node: Node, flags: str, by_pod: int, by_world: int) -> None:
     port = leave(node, tcp(POD_A.address, WORLD))[TCP].sport
     come_back(node, tcp(WORLD, NODE_IP, 80, port, flags))
+    assert closing(node, port) == by_world
+    leave(node, tcp(POD_A.address, WORLD, flags=flags))
+    assert closing(node, port) == by_world | by_pod
+    assert leave(node, tcp(POD_A.address, WORLD))[TCP].sport == port
+    assert closing(node, port) == 0, "a SYN opens the connection again"
+
+
+def closing(node: Node, port: int) -> int:
     reverse = node.nat(WORLD, NODE_IP, TCP_PROTO, 80, port)
-    assert reverse is not None and reverse["closing"] == 1
+    assert reverse is not None
+    return int(reverse["closing"])
+
+
+def age(node: Node, flow: dict[str, int], seconds: int) -> None:
+    mapping = node.maps["podwire_nat4"].get(flow)
+    then = (mapping["last_seen"] - seconds * 10**9) % 2**64
+    node.maps["podwire_nat4"].set(flow, mapping | {"last_seen": then, "checked": then, "seen_jiffies": 0})
+
+
+def test_a_flow_that_is_never_answered_keeps_its_port(node: Node) -> None:
+    """Outgoing packets alone must keep the entry for answers from looking idle."""
+    port = leave(node, udp(POD_A.address, WORLD))[UDP].sport
+    forward = n.tuple4(POD_A.address, WORLD, UDP_PROTO, 40000, 53)
+    reverse = n.tuple4(WORLD, NODE_IP, UDP_PROTO, 53, port)
+    for flow in (forward, reverse):
+        age(node, flow, 400)
+    old = node.maps["podwire_nat4"].get(reverse)["last_seen"]
+    leave(node, udp(POD_A.address, WORLD))
+    assert (node.maps["podwire_nat4"].get(reverse)["last_seen"] - old) % 2**64 >= 400 * 10**9
+
+
+def test_a_forgotten_entry_for_answers_is_made_again(node: Node) -> None:
+    port = leave(node, udp(POD_A.address, WORLD))[UDP].sport
+    node.maps["podwire_nat4"].delete(n.tuple4(WORLD, NODE_IP, UDP_PROTO, 53, port))
+    age(node, n.tuple4(POD_A.address, WORLD, UDP_PROTO, 40000, 53), 2)
+    assert leave(node, udp(POD_A.address, WORLD))[UDP].sport == port
+    assert come_back(node, udp(WORLD, NODE_IP, 53, port)).dst == POD_A.address
+
+
+def test_a_flow_that_lost_its_port_gets_another(devices: None, objects: Any) -> None:
+    with Node(objects, cfg_nat_port_min=61000, cfg_nat_port_max=61001) as node:
+        port = leave(node, udp(POD_A.address, WORLD))[UDP].sport
+        held = n.tuple4(WORLD, NODE_IP, UDP_PROTO, 53, port)
+        thief = {"address": n.number(POD_B.address), "port": 1}
+        node.maps["podwire_nat4"].set(held, node.maps["podwire_nat4"].get(held) | thief)
+        age(node, n.tuple4(POD_A.address, WORLD, UDP_PROTO, 40000, 53), 2)
+        result = node.to_netdev(outside() / udp(POD_A.address, WORLD), seen=n.SEEN_MASQUERADE)
+        assert result.reason == 167 or checked(result.packet)[UDP].sport != port
 
 
 def test_a_mapping_of_an_address_the_node_lost_is_replaced(node: Node) -> None:

@@ -157,7 +157,9 @@ class Cluster:
             "table ip proxy {\n"
             "  chain prerouting { type nat hook prerouting priority dstnat; }\n"
             "  chain output { type nat hook output priority -100; }\n"
-            "  chain postrouting { type nat hook postrouting priority srcnat; meta mark 0x4000 masquerade; }\n"
+            "  chain postrouting {\n"
+            "    type nat hook postrouting priority srcnat; meta mark 0x4000 masquerade;\n"
+            "  }\n"
             "}\n"
         )
         self.nft(node.name, rules)
@@ -166,7 +168,9 @@ class Cluster:
         host = pod.node.name
         self._link(host, pod.device, pod.name, "eth0")
         self.run(host, "ip", "link", "set", pod.device, "address", HOST_MAC)
-        self.run(host, "ip", "route", "add", f"{pod.ip}/32", "dev", pod.device, "scope", "link", "src", pod.node.ip)
+        self.run(
+            host, "ip", "route", "add", f"{pod.ip}/32", "dev", pod.device, "scope", "link", "src", pod.node.ip
+        )
         self.run(pod.name, "ip", "link", "set", "eth0", "address", pod.mac)
         self.run(pod.name, "ip", "addr", "add", f"{pod.ip}/32", "dev", "eth0")
         self.run(pod.name, "ip", "route", "add", GATEWAY_IP, "dev", "eth0", "scope", "link")

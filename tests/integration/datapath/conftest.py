@@ -26,7 +26,9 @@ KINDS = ["clsact"] if os.environ.get("PODWIRE_TEST_NO_TCX") else ["tcx", "clsact
 
 
 @pytest.fixture(scope="module", params=[f"{mode}-{kind}" for kind in KINDS for mode in ("ebpf", "legacy")])
-def cluster(request: pytest.FixtureRequest, objects: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(
+    request: pytest.FixtureRequest, objects: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
     """A running cluster, in every combination of host routing and way of attaching."""
     mode, kind = request.param.split("-")
     made = Cluster(tmp_path_factory.mktemp("cluster"))

@@ -11,7 +11,16 @@ import pytest
 
 from podwire.datapath import GATEWAY_IP, HOST_MAC
 from tests.integration.datapath import traffic
-from tests.integration.datapath.cluster import ADDRESSES, NODE1, NODE2, POD_A, POD_C, WORLD, WORLD_MTU, Cluster
+from tests.integration.datapath.cluster import (
+    ADDRESSES,
+    NODE1,
+    NODE2,
+    POD_A,
+    POD_C,
+    WORLD,
+    WORLD_MTU,
+    Cluster,
+)
 
 PEER, NEIGH = 0, 1
 PATHS = [
@@ -68,7 +77,9 @@ def test_the_mode_is_what_netfilter_sees(cluster: Cluster, destination: str) -> 
         assert seen > 10
 
 
-@pytest.mark.parametrize(("destination", "visible"), [("b", "a"), ("c", "a"), ("node1", "a"), ("node2", "a"), ("world", "node1")])
+@pytest.mark.parametrize(
+    ("destination", "visible"), [("b", "a"), ("c", "a"), ("node1", "a"), ("node2", "a"), ("world", "node1")]
+)
 def test_who_sees_which_address(cluster: Cluster, destination: str, visible: str) -> None:
     for talk in (traffic.tcp, traffic.udp):
         address, port = talk(cluster, "a", destination)
@@ -116,7 +127,10 @@ def test_a_closed_port_is_told_to_the_pod(cluster: Cluster, destination: str) ->
 
 @pytest.mark.parametrize("destination", ["b", "c", "world"])
 def test_a_ttl_that_runs_out_is_told_to_the_pod(cluster: Cluster, destination: str) -> None:
-    with cluster.socket("a", socket.SOCK_RAW, socket.IPPROTO_ICMP) as listener, cluster.socket("a", socket.SOCK_DGRAM) as client:
+    with (
+        cluster.socket("a", socket.SOCK_RAW, socket.IPPROTO_ICMP) as listener,
+        cluster.socket("a", socket.SOCK_DGRAM) as client,
+    ):
         client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
         client.sendto(b"x" * 20, (ADDRESSES[destination], 33434))
         message, (router, _) = listener.recvfrom(2048)
@@ -128,7 +142,9 @@ def test_the_gateway_is_resolved(cluster: Cluster) -> None:
     traffic.ping(cluster, "a", POD_C.ip)
     assert f"{GATEWAY_IP} lladdr {HOST_MAC}" in cluster.run("a", "ip", "neigh", "show", "dev", "eth0")
     traffic.ping(cluster, "node1", POD_A.ip)
-    assert f"{POD_A.ip} lladdr {POD_A.mac}" in cluster.run("node1", "ip", "neigh", "show", "dev", POD_A.device)
+    assert f"{POD_A.ip} lladdr {POD_A.mac}" in cluster.run(
+        "node1", "ip", "neigh", "show", "dev", POD_A.device
+    )
 
 
 def test_the_gateway_is_resolved_over_ipv6_and_nothing_else_leaks(cluster: Cluster) -> None:

@@ -52,7 +52,9 @@ def conversations(cluster: Cluster) -> Iterator[list[Chatter]]:
     """All connections at once, each asking and answering without pause."""
     with contextlib.ExitStack() as stack:
         talks = []
-        servers = {name: stack.enter_context(traffic.listening(cluster, name, PORT)) for name in set(ADDRESSES)}
+        servers = {
+            name: stack.enter_context(traffic.listening(cluster, name, PORT)) for name in set(ADDRESSES)
+        }
         for client, server, target in CONNECTIONS:
             where = target or (ADDRESSES[server], PORT)
             ends = stack.enter_context(traffic.connected(cluster, client, servers[server], where))
@@ -73,10 +75,10 @@ def progress(talks: list[Chatter], rounds: int) -> None:
 
 def test_every_connection_survives_every_switch(running: Cluster) -> None:
     with conversations(running) as talks:
-        progress(talks, 50)
+        progress(talks, 20)
         for mode in ("legacy", "ebpf", "legacy", "ebpf"):
             running.switch(mode)
-            progress(talks, 50)
+            progress(talks, 20)
     for node in ("node1", "node2"):
         assert set(running.drops(node)) <= {139, 176}, "no packet was lost in a switch"
 
@@ -88,7 +90,7 @@ def test_netfilter_proves_the_mode(running: Cluster) -> None:
             running.switch(mode)
             progress(talks, 20)
             before = running.forwards("node1", 2)[0]
-            progress(talks, 50)
+            progress(talks, 20)
             assert (running.forwards("node1", 2)[0] == before) is silent
 
 

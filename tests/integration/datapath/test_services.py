@@ -33,11 +33,13 @@ def translate(cluster: Cluster, node: str, match: str, backend: str, *, snat: bo
 
 def exchange(cluster: Cluster, client: str, backend: str, target: tuple[str, int]) -> str:
     """TCP and UDP by way of ``target``; returns the client address that the backend saw."""
-    with traffic.listening(cluster, backend, PORT) as server:
-        with traffic.connected(cluster, client, server, target) as (ask, answer):
-            traffic.transfer(ask, answer, 300_000)
-            traffic.transfer(answer, ask, 300_000)
-            peer: str = answer.getpeername()[0]
+    with (
+        traffic.listening(cluster, backend, PORT) as server,
+        traffic.connected(cluster, client, server, target) as (ask, answer),
+    ):
+        traffic.transfer(ask, answer, 300_000)
+        traffic.transfer(answer, ask, 300_000)
+        peer: str = answer.getpeername()[0]
     with cluster.socket(backend, socket.SOCK_DGRAM) as sink, cluster.socket(client, socket.SOCK_DGRAM) as ask:
         sink.bind(("0.0.0.0", PORT))
         ask.connect(target)

@@ -9,6 +9,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,7 +70,9 @@ def transfer(sender: socket.socket, receiver: socket.socket, size: int) -> None:
         assert sent.result() == received.result()
 
 
-def tcp(cluster: Cluster, source: str, destination: str, *, size: int = 100_000, address: str = "") -> tuple[str, int]:
+def tcp(
+    cluster: Cluster, source: str, destination: str, *, size: int = 100_000, address: str = ""
+) -> tuple[str, int]:
     """Send both ways over a fresh connection; returns the peer address that the server saw."""
     with listening(cluster, destination) as server:
         target = (address or ADDRESSES[destination], server.getsockname()[1])
@@ -83,7 +86,10 @@ def tcp(cluster: Cluster, source: str, destination: str, *, size: int = 100_000,
 def udp(cluster: Cluster, source: str, destination: str, *, size: int = 1000) -> tuple[str, int]:
     """Send a datagram and its echo; returns the peer address that the server saw."""
     data = os.urandom(size)
-    with cluster.socket(destination, socket.SOCK_DGRAM) as server, cluster.socket(source, socket.SOCK_DGRAM) as client:
+    with (
+        cluster.socket(destination, socket.SOCK_DGRAM) as server,
+        cluster.socket(source, socket.SOCK_DGRAM) as client,
+    ):
         for end in (server, client):
             # Let routers fragment: otherwise the path MTU must be learned by losing the first datagram.
             end.setsockopt(socket.IPPROTO_IP, 10, 0)  # IP_MTU_DISCOVER, IP_PMTUDISC_DONT
@@ -122,14 +128,16 @@ def ping(cluster: Cluster, source: str, address: str, *, size: int = 56, ident: 
 
 
 class Chatter:
-    """A connection on which request follows answer without pause, until told to stop; errors are kept."""
+    """A connection on which requests and answers never end, until told to stop; errors are kept."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self._client, self._server = client, server
         self._stop = threading.Event()
         self.rounds = 0
         self.failure: BaseException | None = None
-        self._threads = [threading.Thread(target=self._guard, args=(work,)) for work in (self._ask, self._answer)]
+        self._threads = [
+            threading.Thread(target=self._guard, args=(work,)) for work in (self._ask, self._answer)
+        ]
 
     def __enter__(self) -> Chatter:
         for thread in self._threads:
@@ -146,7 +154,7 @@ class Chatter:
     def _guard(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - reported by __exit__
+        except BaseException as error:
             self.failure = error
 
     def _ask(self) -> None:
@@ -155,6 +163,7 @@ class Chatter:
             self._client.sendall(question)
             assert self._read(self._client) == question
             self.rounds += 1
+            time.sleep(0.001)  # ten of these share two cores with whatever else is tested
         self._client.shutdown(socket.SHUT_WR)
 
     def _answer(self) -> None:
