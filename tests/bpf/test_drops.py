@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP
 from scapy.packet import Packet, Raw
 
+from podwire.bpf import possible_cpus
 from podwire.bpf.btf import Kind
 from tests.bpf import node as n
 from tests.bpf.node import DIRECTIONS, GATEWAY, NODE_IP, OK, POD_A, POD_B, REMOTE_POD, SHOT, WORLD, Node
