@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 QEMU = "qemu-system-x86_64"
+_PR_SET_PDEATHSIG = 1
 MARK = re.compile(r"podwire-kernel-test: exit=(\d+)")
 
 
@@ -44,6 +47,7 @@ def run_machine(kernel: Path, image: Path, *, timeout: float, memory_mib: int = 
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread runs yet
     ) as machine:
         timer = threading.Timer(timeout, machine.kill)
         timer.start()
@@ -64,3 +68,8 @@ def run_machine(kernel: Path, image: Path, *, timeout: float, memory_mib: int = 
     if timed_out:
         raise MachineError(f"the machine did not finish within {timeout:.0f} s; its last lines are above")
     raise MachineError("the machine ended before its tests did; its last lines are above")
+
+
+def _die_with_parent() -> None:
+    """A machine whose runner was killed must not go on burning processor time."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

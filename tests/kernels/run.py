@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 import time
@@ -42,10 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--timeout", type=float, default=600, help="seconds for boot and tests (default: 600)"
     )
     parser.add_argument("tests", nargs="*", help=f"arguments for pytest (default: {' '.join(DEFAULT_TESTS)})")
-    options = parser.parse_args(arguments)
+    options, for_pytest = parser.parse_known_args(arguments)
     started = time.monotonic()
     try:
-        status = _run(options.kernel, options.tests or list(DEFAULT_TESTS), options.timeout)
+        status = _run(options.kernel, [*(options.tests or DEFAULT_TESTS), *for_pytest], options.timeout)
     except (KernelError, ImageError, MachineError, PodwireError) as error:
         print(f"tests on kernel {options.kernel} could not run: {error}", file=sys.stderr)
         return 2
@@ -66,7 +67,7 @@ def _run(version: str, tests: list[str], timeout: float) -> int:
         }
         environment = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
         init = (Path(__file__).parent / "init.sh").read_text()
-        init = init.replace("@ENVIRONMENT@", environment).replace("@ARGUMENTS@", " ".join(tests))
+        init = init.replace("@ENVIRONMENT@", environment).replace("@ARGUMENTS@", shlex.join(tests))
         image = Path(work, "initramfs")
         image.write_bytes(build_image(kernel.modules, objects, init))
         print(
