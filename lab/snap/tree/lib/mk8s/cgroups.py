@@ -16,7 +16,7 @@ def hierarchies(mounts: Iterable[str], *kinds: str) -> list[Path]:
 
 
 def own_name(hostname: str, machine_id: str) -> str:
-    """The cgroup of this node's pods. The kernel may run another lab, whose nodes have the same host names."""
+    """The cgroup of this node's pods. The kernel may run another lab, whose nodes are called the same."""
     return f"{hostname}-{machine_id.strip()[:8]}"
 
 
