@@ -79,7 +79,7 @@ bpf: bootstrap ## packets through the loaded programs, on this machine's kernel 
 	$(PYTEST) tests/bpf
 
 bpf-6.1: bootstrap ## the same on Debian's 6.1 kernel in qemu, which has no tcx
-	tests/bpf/run-in-qemu
+	$(BIN)/python -m tests.kernels.run --kernel 6.1
 
 integration: bootstrap ## agent, datapath and CNI in network namespaces (root)
 	$(PYTEST) tests/integration
