@@ -2,6 +2,8 @@
 /* bpf/host.bpf.c - the node's devices. podwire_from_netdev (ingress) undoes masquerading and delivers to the
  * node's pods; podwire_to_netdev (egress) masquerades. The node's own traffic passes untouched, whatever it
  * is. */
+#include <linux/if_packet.h>
+
 #include "lib/common.h"
 #include "lib/config.h"
 
@@ -123,7 +125,8 @@ int podwire_from_netdev(struct __sk_buff *skb)
 	struct podwire_packet packet = { .program = PODWIRE_PROGRAM_FROM_NETDEV };
 	int ret;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
+	/* Another machine's frame, on a device that takes all: the stack ignores it. */
+	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || skb->pkt_type == PACKET_OTHERHOST)
 		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
 	ret = from_netdev4(skb, &packet);
 	return likely(ret >= 0) ? ret : drop(skb, &packet, ret);

@@ -191,3 +191,13 @@ def test_other_protocols_on_the_nodes_device_pass(either: Node) -> None:
         packet.type = kind
         assert either.from_netdev(packet).verdict == OK
         assert either.to_netdev(packet).verdict == OK
+
+
+def test_frames_for_another_machine_are_ignored(either: Node) -> None:
+    """A switch may flood them to a device that takes all frames."""
+    for destination in (POD_A.address, NODE_IP):
+        frame = outside() / udp(REMOTE_POD, destination)
+        frame.dst = "0e:00:00:00:00:99"
+        result = either.from_netdev(frame)
+        assert (result.verdict, result.forwards, bytes(result.packet)) == (OK, {}, bytes(frame))
+    assert not list(either.maps["podwire_ct4"].items())

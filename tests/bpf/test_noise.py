@@ -1,0 +1,76 @@
+"""Damaged packets: whatever arrives, it is delivered whole, left alone, or dropped with one reason."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from scapy.layers.inet import IP
+
+from tests.bpf import node as n
+from tests.bpf.node import NODE_IP, OK, POD_A, POD_B, REDIRECT, REMOTE_POD, SHOT, WORLD, Node
+from tests.bpf.packets import checked, error, of, outside, ping, tcp, udp
+
+A, B = POD_A.address, POD_B.address
+SENT = [
+    tcp(A, B),
+    udp(A, REMOTE_POD),
+    ping(A, WORLD),
+    error(A, WORLD, udp(WORLD, A)),
+    tcp(A, WORLD, flags="R"),
+]
+ARRIVING = [
+    tcp(REMOTE_POD, A), udp(WORLD, NODE_IP, 53, 61000), ping(WORLD, NODE_IP, 61000, reply=True),
+    error(WORLD, NODE_IP, udp(NODE_IP, WORLD, 61000)), error(WORLD, A, tcp(A, WORLD)),
+]  # fmt: skip
+PROGRAMS = {"from_pod": SENT, "to_netdev": SENT, "from_netdev": ARRIVING, "to_pod": ARRIVING}
+ROUNDS = 150
+
+
+def damaged(packet: bytes, chance: random.Random) -> bytes:
+    """Flip, cut, stretch or overwrite some bytes behind the Ethernet header."""
+    data = bytearray(packet)
+    for _ in range(chance.randrange(1, 4)):
+        where = chance.randrange(14, min(len(data), 74))
+        data[where] = chance.choice(
+            (0, 0xFF, data[where] ^ (1 << chance.randrange(8)), chance.randrange(256))
+        )
+    if chance.random() < 0.3:
+        del data[max(34, chance.randrange(34, len(data) + 1)) :]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_noise_has_a_defined_end(either: Node, program: str) -> None:
+    chance = random.Random(program)
+    device = "eth0" if program.endswith("netdev") else POD_A.device
+    seen = n.SEEN_MASQUERADE if program == "to_netdev" else 0
+    frame = of(POD_A) if program == "from_pod" else outside()
+    for number in range(ROUNDS):
+        packet = damaged(bytes(frame / chance.choice(PROGRAMS[program])), chance)
+        result = either.run(program, packet, device, seen=seen)  # type: ignore[arg-type]
+        assert result.verdict in (OK, SHOT, REDIRECT), f"round {number}: {packet.hex()}"
+        assert (result.reason is None) == (result.verdict != SHOT)
+        assert len(bytes(result.packet)) == len(packet)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_passes_is_not_damaged(either: Node, program: str) -> None:
+    """Fields that routers may rely on change; the checksums must stay right through every rewrite."""
+    chance = random.Random(program)
+    device = "eth0" if program.endswith("netdev") else POD_A.device
+    seen = n.SEEN_MASQUERADE if program == "to_netdev" else 0
+    frame = of(POD_A) if program == "from_pod" else outside()
+    for _ in range(ROUNDS // 3):
+        packet = IP(bytes(chance.choice(PROGRAMS[program])))
+        packet.tos, packet.id, packet.ttl = (
+            chance.randrange(256),
+            chance.randrange(65536),
+            chance.randrange(1, 256),
+        )
+        del packet.chksum
+        result = either.run(program, frame / packet, device, seen=seen)
+        if result.verdict != SHOT:
+            after = checked(result.packet)
+            assert (after.tos, after.id) == (packet.tos, packet.id)
+            assert after.ttl == packet.ttl - (result.verdict == REDIRECT)
