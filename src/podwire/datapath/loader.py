@@ -32,7 +32,7 @@ class ObjectSet:
     @classmethod
     def read(cls, directory: Path) -> ObjectSet:
         """Raises DatapathError when a file is missing or is not what the manifest says."""
-        hint = "Build them with make datapath, or run the role podwire.ebpf.datapath, which copies them."
+        hint = "Run the role podwire.ebpf.datapath, which builds and copies them."
         try:
             manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
             recorded: dict[str, str] = manifest["objects"]

@@ -34,6 +34,11 @@ def build_objects(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
     return lambda *defines: build(OBJECTS, cache, lambda line: None, defines=defines)
 
 
+def build_repository_objects() -> Path:
+    """The datapath itself, from the build cache."""
+    return build(Path(__file__).parents[3] / "bpf", Cache(), lambda line: None)
+
+
 @pytest.fixture
 def netns() -> Iterator[None]:
     """The test runs in a network namespace of its own (with a loopback device and nothing else)."""
