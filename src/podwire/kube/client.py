@@ -25,7 +25,7 @@ class ApiError(Exception):
     """The API cannot be reached or refused a request. ``status`` is the HTTP status, 0 without an answer."""
 
     def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
+        super().__init__(" ".join(message.split()))  # TLS errors come with line breaks
         self.status = status
 
 

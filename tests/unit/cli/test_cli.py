@@ -152,6 +152,15 @@ def test_status_shows_problems() -> None:
     assert lines["Problem"] == ("overlap", False)
 
 
+def test_nothing_is_cut_off_in_a_pipe(agent: str) -> None:
+    command = [sys.executable, "-m", "podwire.cli.main", "--socket", agent, "endpoint", "list"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd="src", env={"COLUMNS": "20"}
+    )
+    assert "default/web[0]" in done.stdout
+    assert "…" not in done.stdout
+
+
 def test_pod_names_are_not_markup(agent: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--socket", agent, "endpoint", "list"]) == 0
     assert "default/web[0]" in capsys.readouterr().out
