@@ -268,12 +268,12 @@ def test_no_free_port_is_a_drop_with_a_reason(devices: None, objects: Any) -> No
 @pytest.mark.parametrize(
     ("packet", "state", "idle", "free"),
     [
-        pytest.param(udp, {}, 299, False, id="udp-in-use"),
+        pytest.param(udp, {}, 270, False, id="udp-in-use"),
         pytest.param(udp, {}, 301, True, id="udp-idle"),
         pytest.param(udp, {}, -1, False, id="udp-seen-by-another-cpu-after-the-clock-was-read"),
         pytest.param(tcp, {}, 3600, False, id="tcp-idle-for-an-hour"),
         pytest.param(tcp, {}, 86401, True, id="tcp-idle-for-a-day"),
-        pytest.param(tcp, {"closing": RST}, 9, False, id="tcp-just-reset"),
+        pytest.param(tcp, {"closing": RST}, 5, False, id="tcp-just-reset"),
         pytest.param(tcp, {"closing": RST}, 11, True, id="tcp-reset"),
         pytest.param(tcp, {"closing": FIN_POD | FIN_WORLD}, 11, True, id="tcp-closed"),
         pytest.param(tcp, {"closing": FIN_POD}, 11, False, id="tcp-half-closed-by-the-pod"),
