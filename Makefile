@@ -14,7 +14,7 @@ NODE ?= cp1
 E2E_LAB := $(if $(filter podwire,$(LAB)),molecule,$(LAB))
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build machines up check status ssh down test lint unit bpf bpf-6.1 integration e2e \
+.PHONY: help bootstrap build machines up check status ssh down test lint unit bpf bpf-6.1 integration collection e2e \
 	lint-python lint-types lint-yaml lint-ansible lint-c format pins
 
 help: ## print this help
@@ -50,7 +50,7 @@ machines: bootstrap ## start the lab's machines without a cluster
 	@$(LAB_COMMAND) machines
 
 ## Tests
-test: lint unit bpf bpf-6.1 integration e2e ## everything below, in this order
+test: lint unit bpf bpf-6.1 integration collection e2e ## everything below, in this order
 
 lint: lint-python lint-types lint-yaml lint-ansible lint-c ## all static checks
 
@@ -83,6 +83,9 @@ bpf-6.1: bootstrap ## the same on Debian's 6.1 kernel in qemu, which has no tcx
 
 integration: bootstrap ## agent, datapath and CNI in network namespaces (root)
 	$(PYTEST) tests/integration
+
+collection: bootstrap ## the built collection, installed where there is no checkout
+	$(PYTEST) tests/e2e
 
 e2e: bootstrap ## the lab's whole life: create, converge, idempotence, verify, destroy (root)
 	LAB=$(E2E_LAB) PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/molecule test --scenario-name default

@@ -69,6 +69,11 @@ path:
   returned: success
   type: str
   sample: /var/cache/podwire/datapath/5c2f7d1e0a9b4c3d8e6f1a2b3c4d5e6f
+archive:
+  description: One file with all of that, to copy to a node.
+  returned: when they are built
+  type: str
+  sample: /var/cache/podwire/datapath-archive/5c2f7d1e0a9b4c3d8e6f1a2b3c4d5e6f/objects.tar
 objects:
   description: Checksums (SHA-256) of the objects by file name.
   returned: when they are built
@@ -83,6 +88,7 @@ messages:
   'x'"}]
 """
 
+import tarfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -107,7 +113,29 @@ def main() -> None:
     objects = Path(result["path"])
     if objects.is_dir():
         result["objects"] = datapath_build.read_manifest(objects)["objects"]
+        result["archive"] = build_module.run(module, lambda cache: pack(cache, objects))["path"]
     module.exit_json(**result, hash=objects.name)
+
+
+def pack(cache: build_module.TellingCache, objects: Path) -> tuple[Path, str]:
+    """One file to copy to a node. The manifest is its last member: where that is, all others are."""
+    names = [*sorted(path.name for path in objects.glob("*.o")), datapath_build.MANIFEST]
+
+    def write(directory: Path) -> None:
+        with tarfile.open(directory / "objects.tar", "w") as archive:
+            for name in names:
+                archive.add(objects / name, name, filter=anonymous)
+
+    entry = cache.build("datapath-archive", objects.name, write)
+    return entry / "objects.tar", objects.name
+
+
+def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Without this machine's users and times."""
+    member.uid = member.gid = member.mtime = 0
+    member.uname = member.gname = "root"
+    member.mode = 0o644
+    return member
 
 
 if __name__ == "__main__":
