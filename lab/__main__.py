@@ -36,8 +36,14 @@ def main(context: click.Context, name: str) -> None:
     context.obj = check_name(name)
 
 
+def _console() -> Console:
+    """A file or a pipe has no width: tables get what a log shows without wrapping."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=140)
+
+
 def _progress(name: str) -> Progress:
-    return Progress(Console(soft_wrap=False), state_directory(name) / "logs")
+    return Progress(_console(), state_directory(name) / "logs")
 
 
 nodes_option = click.option(
@@ -103,7 +109,7 @@ def check_command(name: str) -> None:
 def status_command(name: str) -> None:
     """Show the lab's nodes and their datapath."""
     lab = up.existing(name)
-    report.show(Console(), lab, None, [])
+    report.show(_console(), lab, None, [])
 
 
 @main.command("down")
