@@ -2,9 +2,9 @@
 /* podwire-cni - the CNI plugin: hands the runtime's call to podwire-agent and prints the answer.
  *
  * Static and small on purpose: the runtime starts it for every pod, often 50 at once, and with an environment
- * (library path, PATH) that belongs to somebody else's packages. All logic lives in the agent; what is decided here
- * is only what must work without it: VERSION, unreadable input, ADD refused in a way that is retried, DEL kept on
- * disk. Build: gcc -static -O2 -Wall -Wextra -Werror -o podwire-cni podwire-cni.c */
+ * (library path, PATH) that belongs to somebody else's packages. All logic lives in the agent; what is
+ * decided here is only what must work without it: VERSION, unreadable input, ADD refused in a way that is
+ * retried, DEL kept on disk. Build: gcc -static -O2 -Wall -Wextra -Werror -o podwire-cni podwire-cni.c */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,11 +16,11 @@
 #include "queue.h"
 #include "text.h"
 
-#define DEFAULT_SOCKET "/run/podwire/cni.sock"
-#define DEFAULT_QUEUE "/var/lib/podwire/cni-queue"
+#define DEFAULT_SOCKET	  "/run/podwire/cni.sock"
+#define DEFAULT_QUEUE	  "/var/lib/podwire/cni-queue"
 #define DEFAULT_TIMEOUT_S 90 /* below the runtime's own limit (kubelet: 2 minutes and more) */
-#define MAX_INPUT (4u << 20)
-#define MAX_CONTAINER_ID 128 /* part of a file name, here and in the agent */
+#define MAX_INPUT	  (4u << 20)
+#define MAX_CONTAINER_ID  128 /* part of a file name, here and in the agent */
 
 /* Error codes of the CNI specification, and ours from 100 on. */
 enum cni_code {
@@ -36,7 +36,7 @@ enum cni_code {
 static const char *const versions[] = { "0.3.1", "0.4.0", "1.0.0", "1.1.0" };
 #define VERSIONS (sizeof(versions) / sizeof(versions[0]))
 
-static const char *const forwarded[] = { "CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME",
+static const char *const forwarded[] = { "CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS",		"CNI_IFNAME",
 					 "CNI_ARGS",	"CNI_PATH",	   "CNI_NETNS_OVERRIDE" };
 
 struct call {
@@ -86,17 +86,20 @@ static void read_input(struct call *call)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			fail(call, CNI_IO_FAILURE, "cannot read the network configuration from stdin", strerror(errno));
+			fail(call, CNI_IO_FAILURE, "cannot read the network configuration from stdin",
+			     strerror(errno));
 		if (n == 0)
 			break;
 		call->input.len += (size_t)n;
 		call->input.at[call->input.len] = '\0';
 		if (call->input.len > MAX_INPUT)
-			fail(call, CNI_DECODING_FAILURE, "the network configuration on stdin is larger than 4 MiB", NULL);
+			fail(call, CNI_DECODING_FAILURE,
+			     "the network configuration on stdin is larger than 4 MiB", NULL);
 	}
 }
 
-static void read_path(const struct call *call, struct json_slice raw, const char *name, char *out, size_t size)
+static void read_path(const struct call *call, struct json_slice raw, const char *name, char *out,
+		      size_t size)
 {
 	char msg[128];
 
@@ -110,7 +113,13 @@ static void read_path(const struct call *call, struct json_slice raw, const char
 
 static void parse_input(struct call *call)
 {
-	enum { VERSION, SOCKET, QUEUE, TIMEOUT, MEMBERS };
+	enum {
+		VERSION,
+		SOCKET,
+		QUEUE,
+		TIMEOUT,
+		MEMBERS
+	};
 	struct json_member members[MEMBERS] = { [VERSION] = { .name = "cniVersion" },
 						[SOCKET] = { .name = "agentSocket" },
 						[QUEUE] = { .name = "queueDir" },
@@ -118,21 +127,24 @@ static void parse_input(struct call *call)
 	char version[sizeof(call->version)];
 
 	if (!json_parse_object(call->input.at, call->input.len, members, MEMBERS))
-		fail(call, CNI_DECODING_FAILURE, "the network configuration on stdin is not a JSON object", NULL);
+		fail(call, CNI_DECODING_FAILURE, "the network configuration on stdin is not a JSON object",
+		     NULL);
 	if (members[VERSION].value.at) {
 		if (!json_text(members[VERSION].value, version, sizeof(version)))
-			fail(call, CNI_DECODING_FAILURE, "\"cniVersion\" in the network configuration must be a version string",
-			     NULL);
+			fail(call, CNI_DECODING_FAILURE,
+			     "\"cniVersion\" in the network configuration must be a version string", NULL);
 		strcpy(call->version, version);
 	}
 	read_path(call, members[SOCKET].value, "agentSocket", call->socket, sizeof(call->socket));
 	read_path(call, members[QUEUE].value, "queueDir", call->queue, sizeof(call->queue));
 	if (members[TIMEOUT].value.at) {
-		double seconds = strtod(members[TIMEOUT].value.at, NULL); /* stops at the , or } that follows */
+		double seconds =
+			strtod(members[TIMEOUT].value.at, NULL); /* stops at the , or } that follows */
 
 		if (!(seconds > 0 && seconds <= 3600))
 			fail(call, CNI_DECODING_FAILURE,
-			     "\"agentTimeout\" in the network configuration must be seconds, at most 3600", NULL);
+			     "\"agentTimeout\" in the network configuration must be seconds, at most 3600",
+			     NULL);
 		call->timeout_ms = (long)(seconds * 1000);
 	}
 	if (!members[VERSION].value.at)
@@ -144,7 +156,8 @@ static void answer_version(struct call *call)
 	struct json_member member = { .name = "cniVersion" };
 	struct text out = {};
 
-	/* Whatever the runtime sent: it asks which versions it may send. Echo its version when it is readable. */
+	/* Whatever the runtime sent: it asks which versions it may send. Echo its version when it is
+	 * readable. */
 	if (json_parse_object(call->input.at, call->input.len, &member, 1) && member.value.at) {
 		char version[sizeof(call->version)];
 
@@ -171,17 +184,20 @@ static void check_version(const struct call *call)
 	for (size_t i = 0; i < VERSIONS; i++)
 		if (!strcmp(call->version, versions[i]))
 			return;
-	snprintf(msg, sizeof(msg), "cniVersion %s is not supported by podwire-cni (supported: 0.3.1, 0.4.0, 1.0.0, 1.1.0)",
+	snprintf(msg, sizeof(msg),
+		 "cniVersion %s is not supported by podwire-cni (supported: 0.3.1, 0.4.0, 1.0.0, 1.1.0)",
 		 call->version);
 	fail(call, CNI_INCOMPATIBLE_VERSION, msg, NULL);
 }
 
-/* The names below become file names, here and in the agent: nothing that could leave a directory gets through. */
+/* The names below become file names, here and in the agent: nothing that could leave a directory gets
+ * through. */
 static bool container_id_ok(const char *id)
 {
 	size_t len = strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-");
 
-	return len > 0 && id[len] == '\0' && len <= MAX_CONTAINER_ID && id[0] != '.' && id[0] != '_' && id[0] != '-';
+	return len > 0 && id[len] == '\0' && len <= MAX_CONTAINER_ID && id[0] != '.' && id[0] != '_' &&
+	       id[0] != '-';
 }
 
 static bool interface_ok(const char *name)
@@ -191,7 +207,8 @@ static bool interface_ok(const char *name)
 	if (len == 0 || len > 15 || !strcmp(name, ".") || !strcmp(name, ".."))
 		return false;
 	for (size_t i = 0; i < len; i++)
-		if (name[i] == '/' || name[i] == ':' || (unsigned char)name[i] <= ' ' || (unsigned char)name[i] > '~')
+		if (name[i] == '/' || name[i] == ':' || (unsigned char)name[i] <= ' ' ||
+		    (unsigned char)name[i] > '~')
 			return false;
 	return true;
 }
@@ -210,7 +227,8 @@ static void require(const struct call *call, const char *name, bool (*ok)(const 
 
 static bool needs_attachment(const struct call *call)
 {
-	return !strcmp(call->command, "ADD") || !strcmp(call->command, "DEL") || !strcmp(call->command, "CHECK");
+	return !strcmp(call->command, "ADD") || !strcmp(call->command, "DEL") ||
+	       !strcmp(call->command, "CHECK");
 }
 
 static void check_environment(const struct call *call)
@@ -239,7 +257,8 @@ static void choose_url(struct call *call)
 			call->url = urls[i].url;
 	if (call->url)
 		return;
-	snprintf(msg, sizeof(msg), "CNI_COMMAND \"%.32s\" is unknown (known: ADD, DEL, CHECK, GC, STATUS, VERSION)",
+	snprintf(msg, sizeof(msg),
+		 "CNI_COMMAND \"%.32s\" is unknown (known: ADD, DEL, CHECK, GC, STATUS, VERSION)",
 		 call->command);
 	fail(call, CNI_INVALID_ENVIRONMENT, msg, NULL);
 }
@@ -275,8 +294,9 @@ static void keep_for_later(const struct call *call, const struct text *body)
 	snprintf(name, sizeof(name), "%s-%s", getenv("CNI_CONTAINERID"), getenv("CNI_IFNAME"));
 	if (queue_store(call->queue, name, body))
 		exit(0);
-	snprintf(msg, sizeof(msg), "podwire-agent cannot be reached and the DEL could not be stored in %s: %s",
-		 call->queue, strerror(errno));
+	snprintf(msg, sizeof(msg),
+		 "podwire-agent cannot be reached and the DEL could not be stored in %s: %s", call->queue,
+		 strerror(errno));
 	fail(call, CNI_IO_FAILURE, msg, "see `systemctl status podwire-agent` on this node");
 }
 
@@ -287,7 +307,8 @@ static void agent_away(const struct call *call, const struct text *body, const c
 
 	if (!strcmp(call->command, "DEL"))
 		keep_for_later(call, body);
-	snprintf(msg, sizeof(msg), "podwire-agent %s on %s; see `systemctl status podwire-agent` on this node", why,
+	snprintf(msg, sizeof(msg),
+		 "podwire-agent %s on %s; see `systemctl status podwire-agent` on this node", why,
 		 call->socket);
 	fail(call, strcmp(call->command, "STATUS") ? CNI_TRY_AGAIN_LATER : CNI_NOT_AVAILABLE, msg, NULL);
 }
@@ -302,8 +323,8 @@ static void relay(const struct call *call, const struct text *body, const struct
 	if (answer->status == 200 && answer->body_len == 0)
 		exit(0); /* DEL, CHECK, GC and STATUS have no result */
 	if (!object) {
-		snprintf(msg, sizeof(msg), "podwire-agent answered HTTP %d without a CNI result on %s", answer->status,
-			 call->socket);
+		snprintf(msg, sizeof(msg), "podwire-agent answered HTTP %d without a CNI result on %s",
+			 answer->status, call->socket);
 		fail(call, CNI_BAD_ANSWER, msg, NULL);
 	}
 	fwrite(answer->body, 1, answer->body_len, stdout);
@@ -326,7 +347,9 @@ int main(void)
 	if (!call.command || !*call.command) {
 		call.command = "?";
 		fail(&call, CNI_INVALID_ENVIRONMENT,
-		     "environment variable CNI_COMMAND is missing: podwire-cni is started by a container runtime", NULL);
+		     "environment variable CNI_COMMAND is missing: podwire-cni is started by a container "
+		     "runtime",
+		     NULL);
 	}
 	read_input(&call);
 	if (!strcmp(call.command, "VERSION"))
