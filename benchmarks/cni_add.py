@@ -59,7 +59,7 @@ def resident_mib(pid: int) -> float:
 
 
 def cpu_ms(pid: int) -> float:
-    """Processor time the process has used, in milliseconds: a busy machine hardly changes it, unlike the clock."""
+    """Processor time the process has used, in milliseconds. A busy machine hardly changes it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 

@@ -19,8 +19,8 @@
 enum http_outcome {
 	HTTP_OK,	  /* an answer was read; see status and body */
 	HTTP_UNREACHABLE, /* nothing listens: the request was certainly not handled */
-	HTTP_TIMEOUT,	  /* connected or not, no complete answer in time: the request may have been handled */
-	HTTP_BROKEN,	  /* the connection ended early or the answer is not HTTP: likewise */
+	HTTP_TIMEOUT, /* connected or not, no complete answer in time: the request may have been handled */
+	HTTP_BROKEN,  /* the connection ended early or the answer is not HTTP: likewise */
 };
 
 struct http_answer {
@@ -58,7 +58,8 @@ static inline bool http_wait(int fd, short events, long deadline)
 	}
 }
 
-static inline enum http_outcome http_connect(int fd, const char *path, long deadline, struct http_answer *answer)
+static inline enum http_outcome http_connect(int fd, const char *path, long deadline,
+					     struct http_answer *answer)
 {
 	struct sockaddr_un to = { .sun_family = AF_UNIX };
 
@@ -84,7 +85,8 @@ static inline enum http_outcome http_connect(int fd, const char *path, long dead
 	return HTTP_OK;
 }
 
-static inline enum http_outcome http_send(int fd, const struct text *request, long deadline, struct http_answer *answer)
+static inline enum http_outcome http_send(int fd, const struct text *request, long deadline,
+					  struct http_answer *answer)
 {
 	for (size_t sent = 0; sent < request->len;) {
 		ssize_t n;
@@ -102,7 +104,8 @@ static inline enum http_outcome http_send(int fd, const struct text *request, lo
 	return HTTP_OK;
 }
 
-/* Read to the end of the connection: the request says "Connection: close", so that is the end of the answer too. */
+/* Read to the end of the connection: the request says "Connection: close", so that is the end of the answer
+ * too. */
 static inline enum http_outcome http_receive(int fd, long deadline, struct http_answer *answer)
 {
 	for (;;) {
@@ -154,8 +157,8 @@ static inline enum http_outcome http_parse(struct http_answer *answer)
 }
 
 /* POST `body` to `url` on the unix socket `path`. `timeout_ms` bounds connect, send and receive together. */
-static inline enum http_outcome http_post(const char *path, const char *url, const struct text *body, long timeout_ms,
-					  struct http_answer *answer)
+static inline enum http_outcome http_post(const char *path, const char *url, const struct text *body,
+					  long timeout_ms, struct http_answer *answer)
 {
 	long deadline = http_now_ms() + timeout_ms;
 	struct text request = {};
@@ -171,8 +174,9 @@ static inline enum http_outcome http_post(const char *path, const char *url, con
 	snprintf(length, sizeof(length), "%zu", body->len);
 	text_str(&request, "POST ");
 	text_str(&request, url);
-	text_str(&request, " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
-			   "Content-Length: ");
+	text_str(&request,
+		 " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+		 "Content-Length: ");
 	text_str(&request, length);
 	text_str(&request, "\r\n\r\n");
 	text_add(&request, body->at, body->len);

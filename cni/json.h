@@ -15,7 +15,8 @@ struct json_slice {
 	size_t len;
 };
 
-/* One top-level member that the caller wants to see. `value` is the raw text of the value, quotes included. */
+/* One top-level member that the caller wants to see. `value` is the raw text of the value, quotes included.
+ */
 struct json_member {
 	const char *name;
 	struct json_slice value;
@@ -122,7 +123,8 @@ static inline bool json_array(struct json_cursor *c, int depth)
 	return json_take(c, ']');
 }
 
-static inline void json_note(struct json_member *wanted, size_t count, struct json_slice name, struct json_slice value)
+static inline void json_note(struct json_member *wanted, size_t count, struct json_slice name,
+			     struct json_slice value)
 {
 	for (size_t i = 0; i < count; i++)
 		if (strlen(wanted[i].name) == name.len && memcmp(wanted[i].name, name.at, name.len) == 0)
@@ -206,8 +208,8 @@ static inline bool json_parse_object(const char *text, size_t len, struct json_m
 	return c.at == c.end;
 }
 
-/* Decode a raw string value into `out` (NUL-terminated). False when it is not a string, does not fit, or uses an
- * escape that has no place in a path or a version (control characters, \u). */
+/* Decode a raw string value into `out` (NUL-terminated). False when it is not a string, does not fit, or uses
+ * an escape that has no place in a path or a version (control characters, \u). */
 static inline bool json_text(struct json_slice raw, char *out, size_t size)
 {
 	size_t used = 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cni/queue.h - DELs that the agent could not take are kept on disk, one file per attachment, for the agent to
- * carry out when it is back. Written so that a crash leaves either the whole file or none. */
+/* cni/queue.h - DELs that the agent could not take are kept on disk, one file per attachment, for the agent
+ * to carry out when it is back. Written so that a crash leaves either the whole file or none. */
 #ifndef PODWIRE_CNI_QUEUE_H
 #define PODWIRE_CNI_QUEUE_H
 

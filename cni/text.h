@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cni/text.h - a growing byte buffer and JSON escaping. Running out of memory ends the program: there is nothing
- * sensible left to do, and the runtime repeats the call. */
+/* cni/text.h - a growing byte buffer and JSON escaping. Running out of memory ends the program: there is
+ * nothing sensible left to do, and the runtime repeats the call. */
 #ifndef PODWIRE_CNI_TEXT_H
 #define PODWIRE_CNI_TEXT_H
 
@@ -43,7 +43,8 @@ static inline void text_str(struct text *t, const char *s)
 	text_add(t, s, strlen(s));
 }
 
-/* Append `s` as a JSON string, quotes included. Bytes that are not ASCII pass: the agent checks the encoding. */
+/* Append `s` as a JSON string, quotes included. Bytes that are not ASCII pass: the agent checks the encoding.
+ */
 static inline void text_json(struct text *t, const char *s)
 {
 	text_str(t, "\"");
