@@ -110,3 +110,12 @@ def test_a_translated_connection_survives_new_revisions(running: Cluster) -> Non
                 for slot in range(3):
                     slots.set(slot, {"revision": revision})
             progress(talks, 5)
+
+
+def test_connections_survive_a_forgotten_conntrack_table(running: Cluster) -> None:
+    """A table that overflowed, or was made anew: netfilter still knows what it translates."""
+    with conversations(running) as talks:
+        progress(talks, 10)
+        for node in ("node1", "node2", "node1"):
+            running.datapaths[node].map("podwire_ct4").clear()
+            progress(talks, 10)
