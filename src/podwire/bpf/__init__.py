@@ -4,6 +4,7 @@ Knows nothing of podwire's datapath. Calls block and release the interpreter loc
 any thread, one at a time.
 """
 
+from ._ffi import LibraryNotFound
 from .btf import Btf
 from .codec import Codec, codec_for
 from .errors import BpfError, LayoutError, LoadError
@@ -20,6 +21,7 @@ __all__ = [
     "Btf",
     "Codec",
     "LayoutError",
+    "LibraryNotFound",
     "Link",
     "LinkInfo",
     "LoadError",

@@ -12,7 +12,8 @@ import click
 from podwire.datapath import Datapath
 from podwire.datapath.present import entry, names_for, names_of
 
-from .render import errors, output_option, print_json, print_table
+from .output import output_option, print_json
+from .rows import errors, print_rows
 
 Rows = list[dict[str, Any]]
 
@@ -77,7 +78,7 @@ def _add(name: str, read: Callable[[], Rows], title: str) -> None:
             if output == "json":
                 print_json(rows)
             else:
-                print_table(title, rows)
+                print_rows(title, rows)
 
 
 for _name, (_read, _title) in _LISTS.items():

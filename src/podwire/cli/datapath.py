@@ -12,7 +12,8 @@ from podwire.datapath import Changes, Datapath, DatapathConfig, DatapathError
 from podwire.datapath.config import GATEWAY_IP, HOST_MAC
 from podwire.datapath.kernel import probe_features
 
-from .render import cell, errors, output_option, print_fields, print_json, print_table
+from .output import output_option, print_json
+from .rows import errors, print_fields, print_rows
 
 UNHEALTHY = 3
 """Exit status of ``status`` when nothing is loaded or something is not as it was applied."""
@@ -103,7 +104,7 @@ def features(output: str) -> None:
         if output == "json":
             print_json(found)
         else:
-            print_fields("Kernel features", found)
+            print_fields(found)
 
 
 def _config(settings: dict[str, Any]) -> DatapathConfig:
@@ -131,12 +132,12 @@ def _print_changes(changes: Changes, manager: Datapath, output: str) -> None:
 
 def _print_status(values: dict[str, Any]) -> None:
     names = ("installed", "kernel", "mode", "requested", "reason", "attach", "objects", "digest", "endpoints")
-    print_fields("Datapath", {name: values[name] for name in names})
+    print_fields({name: values[name] for name in names})
     click.echo()
-    print_table("Devices", values["devices"])
+    print_rows("Devices", values["devices"])
     click.echo()
-    print_table("Programs", values["programs"], ("name", "id", "tag", "attached", "xlated_bytes"))
+    print_rows("Programs", values["programs"], ("name", "id", "tag", "attached", "xlated_bytes"))
     click.echo()
-    print_table("Maps", values["maps"], ("name", "type", "entries", "max_entries", "id"))
+    print_rows("Maps", values["maps"], ("name", "type", "entries", "max_entries", "id"))
     for problem in values["problems"]:
-        click.echo(f"problem: {cell(problem)}", err=True)
+        click.echo(f"problem: {problem}", err=True)

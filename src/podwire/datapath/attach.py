@@ -119,8 +119,7 @@ class ClsactAttacher:
 
     kind = CLSACT
 
-    def __init__(self, programs: Path, owned: tuple[int, ...] = ()) -> None:
-        self._programs = programs
+    def __init__(self, owned: tuple[int, ...] = ()) -> None:
         self.owned = set(owned)
 
     def attached(self) -> Attachments:

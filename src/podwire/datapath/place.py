@@ -31,12 +31,12 @@ class Place:
     def attacher(self, known: state.State) -> TcxAttacher | ClsactAttacher:
         """The way of attaching that ``known`` names."""
         if known.attach == CLSACT:
-            return ClsactAttacher(self.pins.programs, known.qdiscs)
+            return ClsactAttacher(known.qdiscs)
         return TcxAttacher(self.pins.links)
 
     def attachers(self, known: state.State | None) -> list[Attacher]:
         """The way in use, and the other one where it may have left something (an interrupted change)."""
         tcx = TcxAttacher(self.pins.links)
         if known is None:
-            return [tcx, ClsactAttacher(self.pins.programs)]
+            return [tcx, ClsactAttacher()]
         return [self.attacher(known), tcx] if known.attach == CLSACT else [tcx]
