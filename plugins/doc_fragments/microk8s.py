@@ -12,8 +12,9 @@ class ModuleDocFragment:
 options:
   timeout:
     description:
-      - How long everything the module waits for may take together, in seconds. When the time is up the module fails and
-        tells what was reached; what snapd or Kubernetes had begun goes on, and another run waits for it.
+      - How long everything the module waits for may take together, in seconds. When the time is up the module
+        fails and tells what was reached; what snapd or Kubernetes had begun goes on, and another run waits
+        for it.
     type: int
     default: 900
   snapd_socket:

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read and edit MicroK8s' argument files (``/var/snap/microk8s/current/args/*``). Pure.
 
-MicroK8s has two readers. kubelite's splits lines on spaces, skips blank and ``#`` lines, removes every quote and expands
-``$VAR``; bash reads the other files as an array. What both understand alike is written here: one ``--key=value`` a line, no
-spaces, no quotes. Lines that are not touched stay as they are, to the byte.
+MicroK8s has two readers. kubelite's splits lines on spaces, skips blank and ``#`` lines, removes every quote
+and expands ``$VAR``; bash reads the other files as an array. What both understand alike is written here: one
+``--key=value`` a line, no spaces, no quotes. Lines that are not touched stay as they are, to the byte.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def normal_value(key: str, value: str) -> str:
     bad = re.search(r"[\s'\"\\`]", value)
     if bad or value.startswith("#"):
         raise PodwireError(
-            f"The value {value!r} of {key} cannot be written: MicroK8s' argument files know no spaces and drop quotes",
+            f"The value {value!r} of {key} cannot be written: MicroK8s' argument files know no spaces and "
+            "drop quotes",
             "Use a form of the argument without them.",
         )
     return value
@@ -90,7 +91,8 @@ class ArgsFile:
             key, equals, value = token.lstrip("-").partition("=")
             width = 1
             if not equals:
-                # `--key value`: the value is the next word of the same line, unless that is an argument itself.
+                # `--key value`: the value is the next word of the same line, unless that is an argument
+                # itself.
                 following = tokens[position + 1] if position + 1 < len(tokens) else None
                 if following and following[0] == number and not following[2].startswith("-"):
                     value, width = following[2], 2
@@ -159,5 +161,7 @@ def edit(
 
 
 def service_of(file: str) -> str | None:
-    """The service (``microk8s.daemon-...`` without that prefix) that reads a file, or ``None`` for an unknown file."""
+    """The service (``microk8s.daemon-...`` without that prefix) that reads a file, or ``None`` for an unknown
+    file.
+    """
     return SERVICES.get(file)

@@ -1,6 +1,8 @@
 # Copyright (c) The podwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""MicroK8s' own commands for making a cluster of nodes: what they are called with, and what their exit codes mean."""
+"""MicroK8s' own commands for making a cluster of nodes: what they are called with, and what their exit codes
+mean.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout impor
 _URL = re.compile(r"(?P<address>[^/:]+):(?P<port>\d+)/(?P<token>[^/\s]{32,})(/(?P<check>[^/\s]{12,}))?")
 _JOIN_HINTS = {
     1: "Check the URL: a literal IPv4 address, port 25000, a fresh token.",
-    4: "The contacted node has another certificate than the URL says (it was reissued meanwhile): make a new token.",
+    4: "The contacted node has another certificate than the URL says (it was reissued meanwhile): "
+    "make a new token.",
     5: "Open port 25000/tcp from this node to the contacted one, and check that its cluster agent runs "
     "(journalctl -u snap.microk8s.daemon-cluster-agent).",
-    6: "The contacted node refused: a token that was used or has expired (make a new one), the node's own address, or a node "
+    6: "The contacted node refused: a token that was used or has expired (make a new one), the node's own "
+    "address, or a node "
     "that is still known there (microk8s remove-node NAME --force on a control plane).",
 }
 
@@ -71,7 +75,9 @@ def hide(text: str, secret: str | None) -> str:
 
 
 def add_node(layout: Layout, *, ttl: int | None, timeout: float) -> list[str]:
-    """Make a token on a control plane and return the URLs that ``join`` takes, one for each of its addresses."""
+    """Make a token on a control plane and return the URLs that ``join`` takes, one for each of its
+    addresses.
+    """
     lifetime = [] if ttl is None else ["--token-ttl", str(ttl)]
     code, text = run_microk8s(layout, ["add-node", *lifetime, "--format", "json"], timeout=timeout)
     try:
@@ -89,7 +95,9 @@ def add_node(layout: Layout, *, ttl: int | None, timeout: float) -> list[str]:
 
 
 def pick_url(urls: Sequence[str], address: str | None, prefer: str | None = None) -> str:
-    """The URL of a given address of the control plane; else of the preferred one if it has that, else the first IPv4 one."""
+    """The URL of a given address of the control plane; else of the preferred one if it has that, else the
+    first IPv4 one.
+    """
     usable = [url for url in urls if _URL.fullmatch(url) and _is_ipv4(url.split(":")[0])]
     if address is not None:
         for url in usable:
@@ -124,7 +132,9 @@ def check_url(url: str) -> str:
 
 
 def join(layout: Layout, url: str, *, worker: bool, timeout: float) -> str:
-    """Join; return what the command said. The URL is in the command's arguments because MicroK8s reads it nowhere else."""
+    """Join; return what the command said. The URL is in the command's arguments because MicroK8s reads it
+    nowhere else.
+    """
     check_url(url)
     role = ["--worker"] if worker else []
     code, text = run_microk8s(layout, ["join", url, *role], timeout=timeout, secret=url)
@@ -155,5 +165,6 @@ def remove_node(layout: Layout, name: str, *, force: bool, timeout: float) -> No
     if code:
         raise CommandError(
             f"microk8s remove-node {name} ended with exit status {code}: {text[-500:]}",
-            "Let the node leave first (module podwire.ebpf.microk8s_join, state left), or set force: true for one that is lost.",
+            "Let the node leave first (module podwire.ebpf.microk8s_join, state left), or set force: true "
+            "for one that is lost.",
         )

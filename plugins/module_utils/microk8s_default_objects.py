@@ -1,9 +1,11 @@
 # Copyright (c) The podwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""The API objects of MicroK8s' default pod network: withdrawn node by node, deleted with the last one, brought back.
+"""The API objects of MicroK8s' default pod network: withdrawn node by node, deleted with the last one,
+brought back.
 
-A node that is taken over gets a label that the network's DaemonSet is told to avoid. So on a running cluster the nodes whose
-turn has not come keep a whole network, and nothing rewrites what is removed from those whose turn it was.
+A node that is taken over gets a label that the network's DaemonSet is told to avoid. So on a running cluster
+the nodes whose turn has not come keep a whole network, and nothing rewrites what is removed from those whose
+turn it was.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ _AVOID = {"key": LABEL, "operator": "NotIn", "values": [LABEL_VALUE]}
 
 
 def avoiding(affinity: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The affinity with the condition that the node must not be podwire's; equal to the argument when it is there."""
+    """The affinity with the condition that the node must not be podwire's; equal to the argument when it is
+    there.
+    """
     result: dict[str, Any] = copy.deepcopy(dict(affinity or {}))
     node = result.setdefault("nodeAffinity", {})
     required = node.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
@@ -74,8 +78,10 @@ class DefaultObjects:
                 return folder / name
         raise PodwireError(
             f"There is neither {MANIFEST} nor {ASIDE} in {folder}",
-            "It says which objects the default network consists of. Copy it from another control plane, or from "
-            "/snap/microk8s/current/upgrade-scripts/000-switch-to-calico/resources/calico.yaml, then run again.",
+            "It says which objects the default network consists of. Copy it from another control plane, or "
+            "from "
+            "/snap/microk8s/current/upgrade-scripts/000-switch-to-calico/resources/calico.yaml, then run "
+            "again.",
         )
 
     def present(self) -> list[dict[str, Any]]:
@@ -87,7 +93,9 @@ class DefaultObjects:
         return list(found["items"]) if found.get("kind") == "List" else [found]
 
     def withdraw(self, node: str) -> None:
-        """Take the default network's daemon off one node; with the last node, delete the network's objects."""
+        """Take the default network's daemon off one node; with the last node, delete the network's
+        objects.
+        """
         found = self.present()
         nodes = self.kubectl.items("nodes")
         if node not in {str(item["metadata"]["name"]) for item in nodes}:
@@ -133,7 +141,8 @@ class DefaultObjects:
     def _rollout(self) -> str:
         daemons = [item for item in self.present() if item["kind"] == "DaemonSet"]
         if not daemons:
-            return f"{self.manifest().name} has not been applied (see journalctl -u snap.microk8s.daemon-apiserver-kicker)"
+            name = self.manifest().name
+            return f"{name} has not been applied (see journalctl -u snap.microk8s.daemon-apiserver-kicker)"
         for item in daemons:
             status = item.get("status") or {}
             desired, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)

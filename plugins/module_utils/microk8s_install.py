@@ -1,6 +1,8 @@
 # Copyright (c) The podwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bring the snap to the wanted channel or file: a pure plan, and the function that carries it out through snapd."""
+"""Bring the snap to the wanted channel or file: a pure plan, and the function that carries it out through
+snapd.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from typing import Any
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import SNAP
 from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import (
-    AlreadyDone,
-    ConfinementRefused,
+    AlreadyDoneError,
+    ConfinementRefusedError,
     Snapd,
     SnapFile,
     parse_snap_yaml,
@@ -116,7 +118,10 @@ def hold_refusal(wanted: Wanted, installed_from_file: bool, snapd_version: str) 
     if installed_from_file:
         return "installed from an unsigned local file, which snapd never refreshes"
     if snapd_release(snapd_version) < HOLD_SINCE:
-        return f"snapd {snapd_version} cannot hold a snap's refreshes (2.58 and newer can); set refresh.hold by hand"
+        return (
+            f"snapd {snapd_version} cannot hold a snap's refreshes (2.58 and newer can); "
+            "set its option refresh.hold by hand"
+        )
     return ""
 
 
@@ -250,8 +255,9 @@ def check_confinement(snapd: Snapd, wanted: Wanted) -> None:
     info = snapd.system_info()
     options = (info.get("sandbox-features") or {}).get("confinement-options")
     if info.get("on-classic") is False or (options is not None and "classic" not in options):
-        raise ConfinementRefused(
-            f"snapd on this system cannot run classic snaps (it offers: {', '.join(options or []) or 'nothing'})",
+        raise ConfinementRefusedError(
+            "snapd on this system cannot run classic snaps (it offers: "
+            f"{', '.join(options or []) or 'nothing'})",
             hint="Use an ordinary Debian or Ubuntu; Ubuntu Core cannot run podwire.",
         )
 
@@ -266,7 +272,7 @@ def carry_out(
         change: Mapping[str, Any] = {}
         try:
             change = _do(snapd, wanted, step, deadline)
-        except AlreadyDone:
+        except AlreadyDoneError:
             # Somebody was faster; the state is the wanted one.
             change = {}
         except PodwireError as error:
@@ -313,7 +319,7 @@ def _sideload(snapd: Snapd, wanted: Wanted, step: Step, deadline: float) -> Mapp
         )
     classic = file.confinement == "classic"
     if classic and not wanted.classic:
-        raise ConfinementRefused(f"{file.path} is a classic snap", hint="Set classic: true.")
+        raise ConfinementRefusedError(f"{file.path} is a classic snap", hint="Set classic: true.")
     if file.assertions is not None:
         snapd.assert_from(file.assertions)
     dangerous = wanted.dangerous and file.assertions is None

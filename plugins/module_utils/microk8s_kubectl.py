@@ -1,9 +1,11 @@
 # Copyright (c) The podwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""The one way by which our modules talk to the Kubernetes API: the snap's own kubectl with the node's own credentials.
+"""The one way by which our modules talk to the Kubernetes API: the snap's own kubectl with the node's own
+credentials.
 
-kubectl reads YAML manifests and kubeconfigs, which the standard library cannot. On workers ``microk8s kubectl`` refuses, so
-the binary inside the snap is called, with kubelet's credentials there and the administrator's on a control plane.
+kubectl reads YAML manifests and kubeconfigs, which the standard library cannot. On workers ``microk8s
+kubectl`` refuses, so the binary inside the snap is called, with kubelet's credentials there and the
+administrator's on a control plane.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ class KubectlError(PodwireError):
     """kubectl failed: the API does not answer, or refuses."""
 
 
-class NotFound(KubectlError):
+class NotFoundError(KubectlError):
     """The object is not there."""
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what makes a program load another one's libraries, or use a proxy to reach the node."""
+    """The environment without what makes a program load another one's libraries, or use a proxy to reach the
+    node.
+    """
     drop = {"LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "OPENSSL_CONF", "KUBECONFIG"}
     return {
         key: value
@@ -44,7 +48,7 @@ class Kubectl:
         self.timeout = timeout
 
     def run(self, *arguments: str, stdin: str | None = None, timeout: float | None = None) -> str:
-        """Run kubectl and return its output; raise ``NotFound`` or ``KubectlError``."""
+        """Run kubectl and return its output; raise ``NotFoundError`` or ``KubectlError``."""
         limit = timeout or self.timeout
         program = self.layout.snap / "kubectl"
         command = [str(program), f"--kubeconfig={self.layout.kubeconfig}", *arguments]
@@ -71,7 +75,7 @@ class Kubectl:
             ) from error
         if done.returncode:
             message = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
-            family = NotFound if "NotFound" in message or "not found" in message else KubectlError
+            family = NotFoundError if "NotFound" in message or "not found" in message else KubectlError
             raise family(f"kubectl {' '.join(arguments[:3])}: {message}")
         return done.stdout
 

@@ -69,7 +69,9 @@ class Layout:
 
     @property
     def role(self) -> str:
-        """``worker`` after joining as one, else ``control_plane``: a fresh node is a control plane of its own."""
+        """``worker`` after joining as one, else ``control_plane``: a fresh node is a control plane of its
+        own.
+        """
         return WORKER if self.lock("clustered.lock").exists() else CONTROL_PLANE
 
     @property
@@ -94,7 +96,9 @@ class Layout:
 
     @property
     def kubeconfig(self) -> Path:
-        """The best credentials on this node: the administrator's on a control plane, kubelet's own on a worker."""
+        """The best credentials on this node: the administrator's on a control plane, kubelet's own on a
+        worker.
+        """
         name = "kubelet.config" if self.role == WORKER else "client.config"
         return self.data / "credentials" / name
 

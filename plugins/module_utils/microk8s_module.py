@@ -1,6 +1,8 @@
 # Copyright (c) The podwire authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every MicroK8s module does around its own work: arguments, root, deadline, one place that reports failures."""
+"""What every MicroK8s module does around its own work: arguments, root, deadline, one place that reports
+failures.
+"""
 
 from __future__ import annotations
 

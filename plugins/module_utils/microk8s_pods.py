@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Give the pods of a node a new sandbox, so that they hang on the network that containerd uses now.
 
-Pods that a controller owns are deleted and come back by themselves, here or on another node. A bare pod would not, so it is
-made again from its own manifest.
+Pods that a controller owns are deleted and come back by themselves, here or on another node. A bare pod would
+not, so it is made again from its own manifest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl impo
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_ready import parse_time
 
 MIRROR = "kubernetes.io/config.mirror"
-#: startTime has whole seconds, and a sandbox that was being made at the switch may still have got the old network.
+#: startTime has whole seconds, and a sandbox that was being made at the switch may still have got the old
+#: network.
 SLACK = 1.0
 _SERVER_FIELDS = (
     "uid",
@@ -70,7 +71,9 @@ def reborn(pod: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ready_by_owner(pods: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many ready pods each owner has (a bare pod owns itself); Jobs are left out, they are meant to end."""
+    """How many ready pods each owner has (a bare pod owns itself); Jobs are left out, they are meant to
+    end.
+    """
     counts: dict[str, int] = {}
     for pod in pods:
         owner = controller(pod)
@@ -151,7 +154,8 @@ class Pods:
             if time.monotonic() >= self.deadline:
                 raise PodwireError(
                     f"Pods of {self.node} do not end: {', '.join(sorted(left))}",
-                    "See microk8s kubectl describe pod for what holds them (finalizers, a long grace period); run again.",
+                    "See microk8s kubectl describe pod for what holds them (finalizers, a long grace "
+                    "period); run again.",
                 )
             time.sleep(0.5)
 
@@ -166,7 +170,8 @@ class Pods:
             if time.monotonic() >= self.deadline:
                 reasons = [self._why(pod) for pod in pods if not is_ready(pod) and has_own_network(pod)][:5]
                 raise PodwireError(
-                    f"Not everything that ran before the switch runs again: {', '.join(missing)}. {'; '.join(reasons)}",
+                    f"Not everything that ran before the switch runs again: {', '.join(missing)}. "
+                    f"{'; '.join(reasons)}",
                     "Remove the cause; run again to continue.",
                 )
             time.sleep(1)

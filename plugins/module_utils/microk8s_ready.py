@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wait until a MicroK8s node is ready, and say what is missing when it does not become so.
 
-``microk8s status`` is no probe: on a worker and on a stopped node it prints a sentence and exits 0. Asked instead: the API's
-/readyz (control plane), the Node object's Ready condition, its kubelet's version, and whether kubelet has spoken since the
-moment that counts - a condition may be older than the restart it should tell about.
+``microk8s status`` is no probe: on a worker and on a stopped node it prints a sentence and exits 0. Asked
+instead: the API's /readyz (control plane), the Node object's Ready condition, its kubelet's version, and
+whether kubelet has spoken since the moment that counts - a condition may be older than the restart it should
+tell about.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Readiness:
 
 
 def release_of(version: str) -> str | None:
-    """``1.28.15`` from ``v1.28.15``, ``v1.28.15+abc`` or ``1.28.15-2``; ``None`` when it is no release number."""
+    """``1.28.15`` from ``v1.28.15``, ``v1.28.15+abc`` or ``1.28.15-2``; ``None`` when it is no release
+    number.
+    """
     match = re.match(r"v?(\d+\.\d+\.\d+)(?![\d.])", version or "")
     return match.group(1) if match else None
 
@@ -84,8 +87,8 @@ def judge(
 ) -> Readiness:
     """What the Node object and its lease tell.
 
-    ``since`` is a wall clock time in seconds, 0 for "any"; ``version`` the snap's, empty for "any". Without ``network`` a
-    node that lacks nothing but a pod network counts as ready.
+    ``since`` is a wall clock time in seconds, 0 for "any"; ``version`` the snap's, empty for "any". Without
+    ``network`` a node that lacks nothing but a pod network counts as ready.
     """
     if node is None:
         return Readiness(False, f"the node {name} has not registered with the API")
@@ -137,7 +140,8 @@ def wait_ready(
             name = kubectl.layout.node_name
             raise NotReadyError(
                 f"MicroK8s on {name} is not ready: {now.reason}{_service_text(snapd, kubectl.layout)}",
-                "Look at journalctl -u snap.microk8s.daemon-kubelite -n 100 and at microk8s inspect; then run again, or "
+                "Look at journalctl -u snap.microk8s.daemon-kubelite -n 100 and at microk8s inspect; then "
+                "run again, or "
                 "raise timeout.",
             )
         time.sleep(POLL_INTERVAL)
@@ -161,7 +165,8 @@ def wait_for_node(
         if time.monotonic() >= deadline:
             raise NotReadyError(
                 f"The cluster is not ready: {now.reason}",
-                f"Look at journalctl -u snap.microk8s.daemon-kubelite on {name}; then run again, or raise timeout.",
+                f"Look at journalctl -u snap.microk8s.daemon-kubelite on {name}; then run again, or raise "
+                "timeout.",
             )
         time.sleep(POLL_INTERVAL)
 

@@ -5,11 +5,13 @@
 Three states, each a superset of the one before:
 
 ``default``  MicroK8s' own network: ``cni.yaml`` in place, its configuration in containerd's CNI directory.
-``claimed``  nothing brings the default network back (``cni.yaml`` aside, ``cni-loaded``), and a new address on the host makes nobody
+``claimed``  nothing brings the default network back (``cni.yaml`` aside, ``cni-loaded``), and a new address
+on the host makes nobody
              reissue certificates (``no-cert-reissue``). The network that runs goes on running.
 ``podwire``  containerd hands pods to podwire.
 
-What was made is written to a record first, so that giving back undoes that and no more, and an interrupted run can go on.
+What was made is written to a record first, so that giving back undoes that and no more, and an interrupted
+run can go on.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ SYSCTL_TEXT = "# MicroK8s turns forwarding on only while its own pod network is 
 
 @dataclass
 class Record:
-    """What podwire did to this node's network. ``since`` is when containerd was pointed to ``owner``, in seconds since the
+    """What podwire did to this node's network. ``since`` is when containerd was pointed to ``owner``, in
+    seconds since the
     epoch: pods that started earlier still hang on the other network."""
 
     owner: str = "default"
@@ -109,7 +112,8 @@ class Takeover:
         foreign = [name for name in self.conf_files() if name != CONFLIST and name not in DEFAULT_CONF]
         if foreign:
             raise PodwireError(
-                f"Another pod network is configured on this node: {', '.join(foreign)} in {self.layout.cni_conf}",
+                f"Another pod network is configured on this node: {', '.join(foreign)} in "
+                f"{self.layout.cni_conf}",
                 "Uninstall that network (for an addon: microk8s disable ...), then run again.",
             )
 
@@ -148,7 +152,8 @@ class Takeover:
             self.record.bridges += [name for name in known.bridges if name not in self.record.bridges]
             self._save()
         if read_text(conf) != conflist:
-            # containerd ignores files that are created or moved in; a rename inside the directory it does notice.
+            # containerd ignores files that are created or moved in; a rename inside the directory it does
+            # notice.
             self._step(f"write {CONFLIST}", lambda: self._write(conf, conflist, 0o600))
         if self.record.owner != "podwire" or self.record.since is None:
             self._own("podwire")
@@ -168,20 +173,27 @@ class Takeover:
         while not self.default_conf():
             if time.monotonic() >= deadline:
                 raise PodwireError(
-                    f"MicroK8s' own network has written no configuration to {self.layout.cni_conf} in the time allowed",
-                    "See why its pods do not run on this node: microk8s kubectl -n kube-system get pods -o wide. Pods keep "
+                    f"MicroK8s' own network has written no configuration to {self.layout.cni_conf} in the "
+                    "time allowed",
+                    "See why its pods do not run on this node: microk8s kubectl -n kube-system get pods -o "
+                    "wide. Pods keep "
                     "their podwire network until then; run again afterwards.",
                 )
             time.sleep(0.5)
 
     def release(self, *, alone: bool) -> None:
-        """Point containerd to the default network again and undo what claiming did. ``alone``: no other node is in the
+        """Point containerd to the default network again and undo what claiming did. ``alone``: no other node
+        is in the
         cluster, so nothing but podwire needs its certificates to stay."""
         conf = self.layout.cni_conf / CONFLIST
         if conf.exists():
             self._step(f"remove {CONFLIST}", conf.unlink)
         if self.record.owner == "podwire":
             self._own("default")
+        loaded = self.layout.lock("cni-loaded")
+        if "cni-loaded" in self.record.created_locks and self.layout.role == WORKER and loaded.exists():
+            # Nothing applies manifests on a worker; a node that leaves later must find its own to be applied.
+            self._step("remove lock cni-loaded", loaded.unlink)
         plugin = self.layout.cni_bin / PLUGIN
         if plugin.exists():
             self._step(f"remove {PLUGIN}", plugin.unlink)
@@ -242,7 +254,9 @@ class Takeover:
 
 
 class _Replacement:
-    """A temporary file in the target's own directory that takes the target's place when all of it is written."""
+    """A temporary file in the target's own directory that takes the target's place when all of it is
+    written.
+    """
 
     def __init__(self, path: Path, mode: int) -> None:
         self.path, self.mode = path, mode

@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What MicroK8s' default pod network leaves on a host, and its removal.
 
-Nobody else cleans it: deleting the network's objects stops its daemon, and the pods it had wired are torn down through the
-new CNI configuration, so its plugins never see their DEL. Found here are links, routes, netfilter chains in both
-flavours of iptables, IP sets, and the address files of host-local.
+Nobody else cleans it: deleting the network's objects stops its daemon, and the pods it had wired are torn
+down through the new CNI configuration, so its plugins never see their DEL. Found here are links, routes,
+netfilter chains in both flavours of iptables, IP sets, and the address files of host-local.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -24,7 +25,8 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.errors import Podwire
 #: Links that only MicroK8s' built-in networks make.
 LINKS = ("vxlan.calico", "vxlan-v6.calico", "flannel.1", "cni0")
 LINK_PREFIX = "cali"
-#: Routing protocol numbers by which Calico marks its routes; iproute2 may print the name of its routing daemon instead.
+#: Routing protocol numbers by which Calico marks its routes; iproute2 may print the name of its routing
+#: daemon instead.
 ROUTE_PROTOCOLS = ("80", "bird")
 TABLES = ("raw", "mangle", "nat", "filter")
 IPAM_STATE = Path("/var/lib/cni/networks")
@@ -37,7 +39,9 @@ _JUMP = re.compile(r" -[jg] (\S+)")
 
 @dataclass(frozen=True)
 class DefaultNetwork:
-    """What is known of the default network, from its CNI configuration: it tells its traces from other people's."""
+    """What is known of the default network, from its CNI configuration: it tells its traces from other
+    people's.
+    """
 
     names: tuple[str, ...] = ()
     bridges: tuple[str, ...] = ()
@@ -72,8 +76,8 @@ def doomed_links(links: Iterable[str], network: DefaultNetwork) -> list[str]:
 def doomed_routes(routes: Iterable[dict[str, Any]], cluster_cidr: str) -> list[list[str]]:
     """The default network's routes inside the pods' prefix, as arguments of ``ip route del``.
 
-    Calico pins each of its blocks with a blackhole and routes those of other nodes; both are longer than podwire's prefixes
-    and would swallow packets. They are known by their routing protocol number, 80.
+    Calico pins each of its blocks with a blackhole and routes those of other nodes; both are longer than
+    podwire's prefixes and would swallow packets. They are known by their routing protocol number, 80.
     """
     cluster = ipaddress.ip_network(cluster_cidr)
     found = []
@@ -93,7 +97,8 @@ def doomed_routes(routes: Iterable[dict[str, Any]], cluster_cidr: str) -> list[l
 def restore_script(
     saved: str, network: DefaultNetwork, prefixes: Sequence[str] = NETWORK_CHAINS
 ) -> tuple[str, list[str]]:
-    """From the output of iptables-save: the input of ``iptables-restore --noflush`` that takes out the default network's
+    """From the output of iptables-save: the input of ``iptables-restore --noflush`` that takes out the
+    default network's
     chains and rules and nothing else, and the names of the chains it removes."""
     script: list[str] = []
     removed: list[str] = []
@@ -102,7 +107,8 @@ def restore_script(
         rules = [line for line in lines if line.startswith("-A ")]
         named = [line for line in rules if _of_network(line, network)]
         doomed = {chain for chain in chains if chain.startswith(tuple(prefixes))}
-        # A pod's masquerading and port mappings have a chain of their own, reached by a rule that names the network.
+        # A pod's masquerading and port mappings have a chain of their own, reached by a rule that names the
+        # network.
         doomed |= {chain for line in named if (chain := _target(line)).startswith("CNI-") and chain in chains}
         loose = [
             line
@@ -172,7 +178,10 @@ class Host:
         return next((str(folder / name) for folder in self.directories if (folder / name).exists()), None)
 
     def _run(self, *command: str, stdin: str | None = None) -> str:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        environment = {**os.environ, **_libraries(Path(command[0]))}
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, env=environment
+        )
         if done.returncode:
             raise PodwireError(
                 f"{' '.join(command)} failed: {done.stderr.strip() or done.returncode}",
@@ -192,7 +201,8 @@ class Host:
         found = []
         for family, tables in (("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names")):
             for flavour in ("nft", "legacy"):
-                # Asking the legacy tool creates the legacy tables; where none are in use there is nothing to find.
+                # Asking the legacy tool creates the legacy tables; where none are in use there is nothing to
+                # find.
                 if flavour == "legacy" and not _content(Path("/proc/net") / tables).strip():
                     continue
                 save, restore = (self._tool(f"{family}-{flavour}-{verb}") for verb in ("save", "restore"))
@@ -203,7 +213,9 @@ class Host:
     def clean(
         self, network: DefaultNetwork, cluster_cidr: str, *, dry: bool, kubernetes: bool = False
     ) -> Traces:
-        """Remove every trace, or only name them; with ``kubernetes`` the chains of kube-proxy and kubelet too."""
+        """Remove every trace, or only name them; with ``kubernetes`` the chains of kube-proxy and kubelet
+        too.
+        """
         prefixes = NETWORK_CHAINS + (KUBERNETES_CHAINS if kubernetes else ())
         found = Traces()
         links = [entry["ifname"] for entry in json.loads(self._ip("-j", "link", "show") or "[]")]
@@ -248,6 +260,18 @@ class Host:
                 found.ipsets.append(name)
                 if not dry:
                     self._run(tool, "destroy", name)
+
+
+def _libraries(tool: Path) -> dict[str, str]:
+    """The library path that a tool from inside a snap needs: its own libraries are not where the host's
+    are.
+    """
+    if "snap" not in tool.parts:
+        return {}
+    snap = Path(*tool.parts[: tool.parts.index("snap") + 3])
+    triplet = f"{os.uname().machine}-linux-gnu"
+    folders = (snap / place for place in ("lib", "usr/lib", f"lib/{triplet}", f"usr/lib/{triplet}"))
+    return {"LD_LIBRARY_PATH": ":".join(str(folder) for folder in folders)}
 
 
 def _content(path: Path) -> str:

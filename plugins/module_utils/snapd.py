@@ -2,16 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client for snapd's REST API on its unix socket, on the standard library alone.
 
-It knows snapd's envelope, its asynchronous changes and its error kinds, and nothing of MicroK8s. Requests survive a restart
-of snapd (the socket stays, systemd starts the daemon again), actions wait for a conflicting change, and a change that fails
-or takes too long is reported with the task that was running and the last lines of its log.
+It knows snapd's envelope, its asynchronous changes and its error kinds, and nothing of MicroK8s. Requests
+survive a restart of snapd (the socket stays, systemd starts the daemon again), actions wait for a conflicting
+change, and a change that fails or takes too long is reported with the task that was running and the last
+lines of its log.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import socket
 import time
@@ -37,7 +37,9 @@ LOG_LINES = 12
 
 
 class SnapdError(PodwireError):
-    """snapd refused. ``kind`` is its machine-readable reason, often empty; ``status`` the HTTP status code."""
+    """snapd refused. ``kind`` is its machine-readable reason, often empty; ``status`` the HTTP status
+    code.
+    """
 
     def __init__(
         self, message: str, *, hint: str = "", kind: str = "", status: int = 0, value: Any = None
@@ -48,43 +50,43 @@ class SnapdError(PodwireError):
         self.value = value
 
 
-class SnapdUnavailable(SnapdError):
+class SnapdUnavailableError(SnapdError):
     """There is no snapd to talk to, or it went away and did not come back."""
 
 
-class NotPermitted(SnapdError):
+class NotPermittedError(SnapdError):
     """snapd wants root."""
 
 
-class SnapNotFound(SnapdError):
+class SnapNotFoundError(SnapdError):
     """The store does not know the snap, or the snap is not installed."""
 
 
-class ChannelNotAvailable(SnapdError):
+class ChannelNotAvailableError(SnapdError):
     """The snap exists, but not in that channel or for this architecture."""
 
 
-class ConfinementRefused(SnapdError):
+class ConfinementRefusedError(SnapdError):
     """``classic`` was asked for and cannot be had, or the other way round."""
 
 
-class DiskFull(SnapdError):
+class DiskFullError(SnapdError):
     """snapd has not enough room for the snap."""
 
 
-class NetworkTrouble(SnapdError):
+class NetworkTroubleError(SnapdError):
     """snapd cannot reach the store."""
 
 
-class ChangeConflict(SnapdError):
+class ChangeConflictError(SnapdError):
     """Another change works on the same snap. It passes."""
 
 
-class AlreadyDone(SnapdError):
+class AlreadyDoneError(SnapdError):
     """The snap is in the wanted state: already installed, no update available, not installed."""
 
 
-class ChangeFailed(SnapdError):
+class ChangeFailedError(SnapdError):
     """The change ended in an error and snapd has undone it. ``change`` is its last state."""
 
     def __init__(self, message: str, *, hint: str, change: Mapping[str, Any]) -> None:
@@ -92,37 +94,44 @@ class ChangeFailed(SnapdError):
         self.details["change"] = summary(change)
 
 
-class ChangeTimeout(ChangeFailed):
+class ChangeTimeoutError(ChangeFailedError):
     """The change still runs after the time allowed; it goes on without us."""
 
 
 _BY_KIND: dict[str, tuple[type[SnapdError], str]] = {
-    "login-required": (NotPermitted, "Run the task as root (become: true)."),
-    "auth-cancelled": (NotPermitted, "Run the task as root (become: true)."),
-    "snap-not-found": (SnapNotFound, "Check the snap's name, or give a local file."),
-    "snap-not-installed": (AlreadyDone, ""),
-    "snap-already-installed": (AlreadyDone, ""),
-    "snap-no-update-available": (AlreadyDone, ""),
-    "snap-channel-not-available": (ChannelNotAvailable, ""),
-    "snap-architecture-not-available": (ChannelNotAvailable, ""),
-    "snap-revision-not-available": (ChannelNotAvailable, ""),
-    "snap-needs-classic": (ConfinementRefused, "Set classic: true."),
-    "snap-not-classic": (ConfinementRefused, "Set classic: false, or take a channel without -strict."),
+    "login-required": (NotPermittedError, "Run the task as root (become: true)."),
+    "auth-cancelled": (NotPermittedError, "Run the task as root (become: true)."),
+    "snap-not-found": (SnapNotFoundError, "Check the snap's name, or give a local file."),
+    "snap-not-installed": (AlreadyDoneError, ""),
+    "snap-already-installed": (AlreadyDoneError, ""),
+    "snap-no-update-available": (AlreadyDoneError, ""),
+    "snap-channel-not-available": (ChannelNotAvailableError, ""),
+    "snap-architecture-not-available": (ChannelNotAvailableError, ""),
+    "snap-revision-not-available": (ChannelNotAvailableError, ""),
+    "snap-needs-classic": (ConfinementRefusedError, "Set classic: true."),
+    "snap-not-classic": (ConfinementRefusedError, "Set classic: false, or take a channel without -strict."),
     "snap-needs-classic-system": (
-        ConfinementRefused,
-        "This system cannot run classic snaps: a symbolic link /snap -> /var/lib/snapd/snap is missing, or it is Ubuntu Core.",
+        ConfinementRefusedError,
+        "This system cannot run classic snaps: a symbolic link /snap -> /var/lib/snapd/snap is missing, or "
+        "it is Ubuntu Core.",
     ),
-    "snap-needs-devmode": (ConfinementRefused, "The snap is a development build; take another channel."),
-    "snap-change-conflict": (ChangeConflict, "Wait for the other change (snap changes), then run again."),
+    "snap-needs-devmode": (ConfinementRefusedError, "The snap is a development build; take another channel."),
+    "snap-change-conflict": (
+        ChangeConflictError,
+        "Wait for the other change (snap changes), then run again.",
+    ),
     "insufficient-disk-space": (
-        DiskFull,
+        DiskFullError,
         "Free some room under /var/lib/snapd and /var/snap, then run again.",
     ),
     "network-timeout": (
-        NetworkTrouble,
+        NetworkTroubleError,
         "Make api.snapcraft.io reachable from the node, or give a local file.",
     ),
-    "dns-failure": (NetworkTrouble, "Make api.snapcraft.io resolvable on the node, or give a local file."),
+    "dns-failure": (
+        NetworkTroubleError,
+        "Make api.snapcraft.io resolvable on the node, or give a local file.",
+    ),
 }
 
 
@@ -135,16 +144,16 @@ def error_from(status: int, result: Any) -> SnapdError:
     family, hint = _BY_KIND.get(kind, (SnapdError, ""))
     if not kind:
         if status in (401, 403):
-            family, hint = NotPermitted, "Run the task as root (become: true)."
+            family, hint = NotPermittedError, "Run the task as root (become: true)."
         elif status == 409:
-            family, hint = ChangeConflict, _BY_KIND["snap-change-conflict"][1]
+            family, hint = ChangeConflictError, _BY_KIND["snap-change-conflict"][1]
         elif status == 507 or "no space left" in message:
-            family, hint = DiskFull, _BY_KIND["insufficient-disk-space"][1]
+            family, hint = DiskFullError, _BY_KIND["insufficient-disk-space"][1]
         elif "network error" in message or "dial tcp" in message:
-            family, hint = NetworkTrouble, _BY_KIND["network-timeout"][1]
+            family, hint = NetworkTroubleError, _BY_KIND["network-timeout"][1]
         elif "cannot find signatures" in message:
             hint = "Put the snap's .assert file beside it (snap download makes both), or set dangerous: true."
-    if family is ChannelNotAvailable and isinstance(value, Mapping):
+    if family is ChannelNotAvailableError and isinstance(value, Mapping):
         hint = _channel_hint(value)
     return family(f"snapd: {message}", hint=hint, kind=kind, status=status, value=value)
 
@@ -211,8 +220,8 @@ def _seconds(text: str | None) -> float | None:
 def task_durations(change: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The change's tasks in the order they ended, with the seconds each took.
 
-    snapd records when a task was created and when it ended, not when it began; tasks of one snap run one after another,
-    so a task's time is what passed since the one before it ended.
+    snapd records when a task was created and when it ended, not when it began; tasks of one snap run one
+    after another, so a task's time is what passed since the one before it ended.
     """
     tasks = list(change.get("tasks") or [])
     before = _seconds(change.get("spawn-time"))
@@ -277,7 +286,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-class _NotSent(Exception):
+class _NotSentError(Exception):
     """No connection was made, so nothing can have happened: safe to try again."""
 
 
@@ -317,11 +326,13 @@ class Snapd:
         """The record of an installed snap, or ``None``."""
         try:
             return dict(self.get(f"/v2/snaps/{urllib.parse.quote(name)}"))
-        except SnapNotFound:
+        except SnapNotFoundError:
             return None
 
     def services(self, name: str) -> list[dict[str, Any]]:
-        """The snap's services. snapd leaves out false values; here ``enabled`` and ``active`` are always set."""
+        """The snap's services. snapd leaves out false values; here ``enabled`` and ``active`` are
+        always set.
+        """
         found = self.get("/v2/apps", {"select": "service", "names": name})
         return [
             {**app, "enabled": bool(app.get("enabled")), "active": bool(app.get("active"))}
@@ -341,7 +352,8 @@ class Snapd:
     def action(self, name: str, action: str, *, deadline: float, **options: Any) -> dict[str, Any]:
         """install, refresh, switch, remove, hold ... one snap and follow the change.
 
-        ``deadline`` is a time of ``time.monotonic()``. A change that already works on this snap is waited for first.
+        ``deadline`` is a time of ``time.monotonic()``. A change that already works on this snap is waited for
+        first.
         """
         body = {
             "action": action,
@@ -385,7 +397,7 @@ class Snapd:
         return self._retrying(send, name, deadline)
 
     def wait(self, identifier: str, *, deadline: float) -> dict[str, Any]:
-        """Follow a change until it ends; raise ``ChangeFailed`` or ``ChangeTimeout``."""
+        """Follow a change until it ends; raise ``ChangeFailedError`` or ``ChangeTimeoutError``."""
         while True:
             change = self.change(identifier)
             if self.on_progress:
@@ -405,9 +417,9 @@ class Snapd:
         for change in self.changes_in_progress(name):
             try:
                 ended.append(self.wait(str(change["id"]), deadline=deadline))
-            except ChangeTimeout:
+            except ChangeTimeoutError:
                 raise
-            except ChangeFailed:
+            except ChangeFailedError:
                 ended.append(self.change(str(change["id"])))
         return ended
 
@@ -430,38 +442,39 @@ class Snapd:
     ) -> dict[str, Any]:
         """One request; return the envelope of a success, raise the exception of an error.
 
-        A connection that cannot be made is tried again while snapd may be restarting. One that breaks after the request
-        was sent is tried again only for GET: the caller cannot know how far another one got.
+        A connection that cannot be made is tried again while snapd may be restarting. One that breaks after
+        the request was sent is tried again only for GET: the caller cannot know how far another one got.
         """
         give_up = time.monotonic() + self.restart_patience
         while True:
             try:
                 return self._once(method, path, body, content_type, headers or {})
-            except _NotSent as error:
+            except _NotSentError as error:
                 if isinstance(error.__cause__, PermissionError):
-                    raise NotPermitted(
+                    raise NotPermittedError(
                         f"{self.socket_path}: permission denied", hint="Run the task as root (become: true)."
                     ) from error
                 if not self._may_come_back(error) or time.monotonic() >= give_up:
                     raise self._unavailable(error.__cause__) from error
             except (OSError, http.client.HTTPException) as error:
                 if method != "GET" or time.monotonic() >= give_up:
-                    raise SnapdUnavailable(
-                        f"snapd closed the connection during {method} {path} ({error or type(error).__name__})",
-                        hint="See journalctl -u snapd on the node, and snap changes for how far it got; then run again.",
+                    raise SnapdUnavailableError(
+                        f"snapd closed the connection during {method} {path} "
+                        f"({error or type(error).__name__})",
+                        hint="See journalctl -u snapd and snap changes for how far it got; run again.",
                     ) from error
             time.sleep(RESTART_PAUSE)
 
-    def _may_come_back(self, error: _NotSent) -> bool:
+    def _may_come_back(self, error: _NotSentError) -> bool:
         return self._answered or not isinstance(error.__cause__, FileNotFoundError)
 
-    def _unavailable(self, cause: BaseException | None) -> SnapdUnavailable:
+    def _unavailable(self, cause: BaseException | None) -> SnapdUnavailableError:
         if isinstance(cause, FileNotFoundError):
-            return SnapdUnavailable(
+            return SnapdUnavailableError(
                 f"There is no snapd on this machine: {self.socket_path} does not exist",
                 hint="Install the package snapd (apt-get install snapd) on a machine whose init is systemd.",
             )
-        return SnapdUnavailable(
+        return SnapdUnavailableError(
             f"snapd does not answer on {self.socket_path}: {cause}",
             hint="Start it (systemctl start snapd.socket) and look at journalctl -u snapd.",
         )
@@ -474,7 +487,7 @@ class Snapd:
             try:
                 connection.connect()
             except OSError as error:
-                raise _NotSent from error
+                raise _NotSentError from error
             sent = {"Content-Type": content_type, **headers} if body is not None else dict(headers)
             refused: Exception | None = None
             try:
@@ -496,7 +509,8 @@ class Snapd:
             envelope = json.loads(payload)
         except ValueError as error:
             raise SnapdError(
-                f"{self.socket_path} answered {method} {path} with something that is no snapd reply: {payload[:80]!r}",
+                f"{self.socket_path} answered {method} {path} with something that is no snapd reply: "
+                f"{payload[:80]!r}",
                 hint="Check that this socket is snapd's.",
             ) from error
         if envelope.get("type") == "error":
@@ -521,9 +535,9 @@ class Snapd:
         while True:
             try:
                 identifier = send()
-            except ChangeConflict as conflict:
+            except ChangeConflictError as conflict:
                 if time.monotonic() >= deadline:
-                    raise ChangeConflict(
+                    raise ChangeConflictError(
                         f"{conflict}; it did not end within the time allowed",
                         hint=conflict.hint,
                         kind=conflict.kind,
@@ -537,22 +551,25 @@ class Snapd:
                 return {}
             return self.wait(identifier, deadline=deadline)
 
-    def _timeout(self, change: Mapping[str, Any]) -> ChangeTimeout:
+    def _timeout(self, change: Mapping[str, Any]) -> ChangeTimeoutError:
         task = running_task(change) or {}
         done = sum(1 for item in change.get("tasks") or [] if item.get("status") == "Done")
-        return ChangeTimeout(
-            f"snapd has not finished '{change.get('summary')}' (change {change.get('id')}) in the time allowed: "
-            f"{done} of {len(change.get('tasks') or [])} tasks done, now at '{task.get('summary', change.get('status'))}'"
+        return ChangeTimeoutError(
+            f"snapd has not finished '{change.get('summary')}' (change {change.get('id')}) in the time "
+            "allowed: "
+            f"{done} of {len(change.get('tasks') or [])} tasks done, now at "
+            f"'{task.get('summary', change.get('status'))}'"
             f"{_progress_text(task)}{_log_text(task)}",
             hint=f"It goes on; run again to wait for it, or end it with: snap abort {change.get('id')}.",
             change=change,
         )
 
-    def _failure(self, change: Mapping[str, Any]) -> ChangeFailed:
+    def _failure(self, change: Mapping[str, Any]) -> ChangeFailedError:
         task = running_task(change) or {}
         reason = str(change.get("err") or "").strip() or str(change.get("status"))
-        return ChangeFailed(
-            f"snapd could not finish '{change.get('summary')}' (change {change.get('id')}): {reason}{_log_text(task)}",
+        return ChangeFailedError(
+            f"snapd could not finish '{change.get('summary')}' (change {change.get('id')}): "
+            f"{reason}{_log_text(task)}",
             hint="snapd has undone it. Remove the cause and run again.",
             change=change,
         )
@@ -581,7 +598,7 @@ class _Upload:
         )
         self._head = head.encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
-        self._size = os.stat(file).st_size
+        self._size = file.stat().st_size
         self.length = len(self._head) + self._size + len(self._tail)
 
     def __iter__(self) -> Iterator[bytes]:

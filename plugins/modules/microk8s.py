@@ -11,41 +11,43 @@ short_description: Install, refresh or remove MicroK8s on a node
 version_added: 0.1.0
 author: The podwire authors
 description:
-  - Installs the snap C(microk8s) from a channel of the store or from a local file, by snapd's REST API on its unix socket,
-    follows snapd's tasks and waits until the node is ready.
-  - A node is ready when its API server says so on C(/readyz) (control plane only), its Node object is Ready, and its kubelet has
-    spoken to the API since the snap was changed, with the snap's version.
+  - Installs the snap C(microk8s) from a channel of the store or from a local file, by snapd's REST API on its
+    unix socket, follows snapd's tasks and waits until the node is ready.
+  - A node is ready when its API server says so on C(/readyz) (control plane only), its Node object is Ready,
+    and its kubelet has spoken to the API since the snap was changed, with the snap's version.
   - Does nothing when the snap already follows the wanted channel, or is the wanted file byte for byte.
   - A change of snapd that already works on the snap is waited for.
 options:
   state:
     description:
       - V(present) installs the snap, or brings it to the wanted channel or file.
-      - V(absent) removes it. Give the network back first (M(podwire.ebpf.microk8s_network)), because the snap's own removal cleans
-        only what MicroK8s made.
+      - V(absent) removes it. Give the network back first (M(podwire.ebpf.microk8s_network)), because the
+        snap's own removal cleans only what MicroK8s made.
     type: str
     choices: [present, absent]
     default: present
   channel:
     description:
-      - Channel of the store, such as V(1.28/stable). A bare track means its stable risk. A snap that follows another channel is
-        refreshed to this one.
-      - Without O(channel) and O(snap) an installed snap is left at what it is, and a missing one comes from V(latest/stable).
+      - Channel of the store, such as V(1.28/stable). A bare track means its stable risk. A snap that follows
+        another channel is refreshed to this one.
+      - Without O(channel) and O(snap) an installed snap is left at what it is, and a missing one comes from
+        V(latest/stable).
     type: str
   snap:
     description:
-      - A snap file on the node, used instead of the store. When the assertions that C(snap download) makes lie beside it (same
-        name, ending C(.assert)), snapd checks them and the snap counts as signed.
+      - A snap file on the node, used instead of the store. When the assertions that C(snap download) makes
+        lie beside it (same name, ending C(.assert)), snapd checks them and the snap counts as signed.
       - Uploaded over an installed snap it upgrades that.
     type: path
   snap_sha256:
     description:
-      - SHA-256 of O(snap) in hex. With it an installed snap is recognised although the file is no longer on the node.
+      - SHA-256 of O(snap) in hex. With it an installed snap is recognised although the file is no longer on
+        the node.
     type: str
   prerequisites:
     description:
-      - Snap files on the node to install first, in this order, for nodes that do not reach the store. MicroK8s needs its base
-        (C(core20) or C(core22)) and C(snapd).
+      - Snap files on the node to install first, in this order, for nodes that do not reach the store.
+        MicroK8s needs its base (C(core20) or C(core22)) and C(snapd).
       - A snap of that name that came from the store is left alone.
     type: list
     elements: dict
@@ -59,7 +61,8 @@ options:
         description: Its SHA-256 in hex, which makes the file unnecessary once it is installed.
         type: str
   classic:
-    description: Allow classic confinement. MicroK8s needs it, except its C(-strict) tracks, which podwire does not support.
+    description: Allow classic confinement. MicroK8s needs it, except its C(-strict) tracks, which podwire
+      does not support.
     type: bool
     default: true
   dangerous:
@@ -68,14 +71,16 @@ options:
     default: true
   hold:
     description:
-      - Hold automatic refreshes, because snapd may otherwise refresh all nodes of a cluster at once. A refresh by this module still
-        works. It needs snapd 2.58; where it cannot be done the result's C(hold) says why.
+      - Hold automatic refreshes, because snapd may otherwise refresh all nodes of a cluster at once. A
+        refresh by this module still works. It needs snapd 2.58; where it cannot be done the result's C(hold)
+        says why.
     type: bool
     default: true
   purge:
     description:
-      - With O(state=absent), remove all data too and take no snapshot of it, which is slow and may fail. Also take off the host what
-        the snap's own removal leaves (C(KUBE-) and C(cali-) chains, routes and IP sets of the default network).
+      - With O(state=absent), remove all data too and take no snapshot of it, which is slow and may fail. Also
+        take off the host what the snap's own removal leaves (C(KUBE-) and C(cali-) chains, routes and IP sets
+        of the default network).
     type: bool
     default: false
   wait:
@@ -83,7 +88,8 @@ options:
     type: bool
     default: true
   network:
-    description: Whether being ready includes a working pod network. Set it to V(false) when another task provides that later.
+    description: Whether being ready includes a working pod network. Set it to V(false) when another task
+      provides that later.
     type: bool
     default: true
 extends_documentation_fragment:
@@ -187,13 +193,17 @@ from ansible_collections.podwire.ebpf.plugins.module_utils import microk8s_insta
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import SNAP
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_module import ARGUMENTS, Node, run
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_ready import look, wait_ready
-from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_takeover import Takeover, read_text
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_takeover import (
+    SYSCTL_FILE,
+    Takeover,
+    read_text,
+)
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_traces import (
     DefaultNetwork,
     Host,
     from_conflists,
 )
-from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import SnapdUnavailable
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import SnapdUnavailableError
 
 SPEC: dict[str, dict[str, Any]] = {
     **ARGUMENTS,
@@ -250,10 +260,12 @@ def described(record: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def without_snapd(node: Node) -> dict[str, Any] | None:
-    """The result on a machine that has no snapd and needs none: nothing to remove, or check mode before it is installed."""
+    """The result on a machine that has no snapd and needs none: nothing to remove, or check mode before it is
+    installed.
+    """
     try:
         node.snapd.version()
-    except SnapdUnavailable:
+    except SnapdUnavailableError:
         present = node.params["state"] == "present"
         if present and not node.check_mode:
             raise
@@ -265,7 +277,9 @@ def without_snapd(node: Node) -> dict[str, Any] | None:
 
 
 class Leftovers:
-    """What removing the snap leaves on the host. Made before the removal, while the node's files still tell."""
+    """What removing the snap leaves on the host. Made before the removal, while the node's files still
+    tell.
+    """
 
     def __init__(self, node: Node) -> None:
         layout = node.layout
@@ -273,12 +287,15 @@ class Leftovers:
         confs = [read_text(layout.cni_conf / name) for name in takeover.default_conf()]
         known = from_conflists(confs)
         recorded = takeover.record.network
+        self.sysctl = layout.root / SYSCTL_FILE if takeover.record.created_sysctl else None
         self.network = DefaultNetwork(known.names + recorded.names, known.bridges + recorded.bridges)
         self.cluster_cidr = layout.argument("kube-proxy", "cluster-cidr") or "10.1.0.0/16"
         self.host = Host.of(layout.root, layout.snap)
 
     def remove(self) -> dict[str, Any]:
         """Take it off the host; return what it was."""
+        if self.sysctl is not None:
+            self.sysctl.unlink(missing_ok=True)
         return self.host.clean(self.network, self.cluster_cidr, dry=False, kubernetes=True).as_dict()
 
 

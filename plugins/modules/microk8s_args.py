@@ -11,8 +11,8 @@ short_description: Set or remove arguments of a MicroK8s component
 version_added: 0.1.0
 author: The podwire authors
 description:
-  - Edits one argument file of MicroK8s on the node and restarts the service that reads it, through snapd. Lines that it does not touch
-    stay as they are.
+  - Edits one argument file of MicroK8s on the node and restarts the service that reads it, through snapd.
+    Lines that it does not touch stay as they are.
   - A restart that an earlier run did not get to is made up for.
   - C(microk8s join) overwrites the joining node's file C(kubelet), so set kubelet's arguments after joining.
 options:
@@ -22,8 +22,8 @@ options:
     required: true
   args:
     description:
-      - Arguments to set, by name, without dashes. Each will be there once; an argument that may be given several times has all its values
-        in one then.
+      - Arguments to set, by name, without dashes. Each will be there once; an argument that may be given
+        several times has all its values in one then.
       - Values cannot hold spaces or quotes, which the files' readers drop.
     type: dict
     default: {}
@@ -34,8 +34,8 @@ options:
     default: []
   restart:
     description:
-      - Restart the service when something changed, and wait until the node is ready again. With V(false) the result's
-        C(restart_needed) says whether that is still to be done; the next call with V(true) does it.
+      - Restart the service when something changed, and wait until the node is ready again. With V(false) the
+        result's C(restart_needed) says whether that is still to be done; the next call with V(true) does it.
     type: bool
     default: true
   network:
@@ -149,8 +149,8 @@ def work(node: Node) -> dict[str, Any]:
     after, changes = edit(text, wanted, node.params["absent"])
     # The marker outlives a run that is killed between writing the file and restarting its reader.
     marker = node.layout.lock(f"podwire-restart-{service}")
-    result = {"changes": changes, "service": unit, "diff": {"before": text, "after": after, "before_header": str(path),
-                                                            "after_header": str(path)}}  # fmt: skip
+    header = {"before_header": str(path), "after_header": str(path)}
+    result = {"changes": changes, "service": unit, "diff": {"before": text, "after": after, **header}}
     pending = bool(changes) or marker.exists()
     restart = pending and node.params["restart"]
     if node.check_mode:

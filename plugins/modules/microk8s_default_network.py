@@ -12,14 +12,17 @@ version_added: 0.1.0
 author: The podwire authors
 description:
   - Runs on a control plane and works on the cluster's objects that C(cni.yaml) names.
-  - On a running cluster the network is withdrawn node by node. A node gets the label C(podwire.io/network=podwire), which the network's
-    DaemonSet is told to avoid, so the other nodes keep a whole network. With the last node the objects are deleted, the workloads first.
-  - Definitions of custom resources stay, because deleting one deletes every object of it, also policies that people wrote.
+  - On a running cluster the network is withdrawn node by node. A node gets the label
+    C(podwire.io/network=podwire), which the network's DaemonSet is told to avoid, so the other nodes keep a
+    whole network. With the last node the objects are deleted, the workloads first.
+  - Definitions of custom resources stay, because deleting one deletes every object of it, also policies that
+    people wrote.
 options:
   state:
     description:
       - V(absent) takes the network off O(node) and waits until its daemon there has ended.
-      - V(present) puts C(cni.yaml) back, lets MicroK8s apply it, and waits until its daemon runs on every node.
+      - V(present) puts C(cni.yaml) back, lets MicroK8s apply it, and waits until its daemon runs on every
+        node.
     type: str
     choices: [present, absent]
     default: present

@@ -14,11 +14,13 @@ description:
   - Reads snapd and MicroK8s' own files. Changes nothing and waits for nothing.
 options:
   snap:
-    description: A snap file that shall be installed as MicroK8s, by any path; O(snap.sha256) is compared with what is installed.
+    description: A snap file that shall be installed as MicroK8s, by any path; O(snap.sha256) is compared with
+      what is installed.
     type: dict
     suboptions:
       path:
-        description: The file's path. The snap's name is taken from it (C(NAME_...)) where the file itself is not on the node.
+        description: The file's path. The snap's name is taken from it (C(NAME_...)) where the file itself is
+          not on the node.
         type: path
         required: true
       sha256:
@@ -86,7 +88,8 @@ role:
   type: str
   sample: worker
 clustered:
-  description: Whether the node is in a cluster with others, as far as it knows. A control plane that only workers joined says V(false).
+  description: Whether the node is in a cluster with others, as far as it knows. A control plane that only
+    workers joined says V(false).
   returned: when it is installed
   type: bool
   sample: true
@@ -114,7 +117,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_install import WantedFile, files_needed
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import SNAP
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_module import ARGUMENTS, Node, run
-from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import SnapdUnavailable
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import SnapdUnavailableError
 
 FILE = {"path": {"type": "path", "required": True}, "sha256": {"type": "str", "required": True}}
 SPEC: dict[str, dict[str, Any]] = {
@@ -129,7 +132,7 @@ def work(node: Node) -> dict[str, Any]:
     snap = [WantedFile(**node.params["snap"])] if node.params["snap"] else []
     try:
         version = node.snapd.version()
-    except SnapdUnavailable:
+    except SnapdUnavailableError:
         return {
             "changed": False,
             "snapd": "",

@@ -11,18 +11,19 @@ short_description: Let a MicroK8s node join a cluster, or leave it
 version_added: 0.1.0
 author: The podwire authors
 description:
-  - Runs on the node that joins or leaves. Joining is gated on C(clustered.lock) and on the datastore's members, because
-    C(microk8s join) itself is not idempotent, and verified by asking the API with the node's new credentials.
+  - Runs on the node that joins or leaves. Joining is gated on C(clustered.lock) and on the datastore's
+    members, because C(microk8s join) itself is not idempotent, and verified by asking the API with the node's
+    new credentials.
   - Join one node at a time (C(throttle=1)), because MicroK8s serialises only parts of it.
   - Workloads that ran on the joining node before are lost; that is MicroK8s' way.
-  - C(microk8s join) takes the URL, and with it the token, as an argument and in no other way, so other users of the node can see it in the
-    process list while the command runs. It is good for one cluster and, by default, for half an hour. Ansible's output and this module's
-    messages do not show it.
+  - C(microk8s join) takes the URL, and with it the token, as an argument and in no other way, so other users
+    of the node can see it in the process list while the command runs. It is good for one cluster and, by
+    default, for half an hour. Ansible's output and this module's messages do not show it.
 options:
   state:
     description:
-      - V(joined) joins. V(left) leaves; afterwards the node is a cluster of its own. Then let a control plane forget it with
-        M(podwire.ebpf.microk8s_node).
+      - V(joined) joins. V(left) leaves; afterwards the node is a cluster of its own. Then let a control plane
+        forget it with M(podwire.ebpf.microk8s_node).
     type: str
     choices: [joined, left]
     default: joined
@@ -35,7 +36,8 @@ options:
     choices: [worker, control_plane]
     default: worker
   network:
-    description: Wait until the node's pod network is up too. Set it to V(false) when another task provides that network afterwards.
+    description: Wait until the node's pod network is up too. Set it to V(false) when another task provides
+      that network afterwards.
     type: bool
     default: true
 extends_documentation_fragment:
@@ -137,7 +139,8 @@ def join(node: Node) -> dict[str, Any]:
         if not layout.clustered:
             raise PodwireError(
                 "microk8s join ended well, yet this node is not in a cluster",
-                "Look at microk8s inspect on this node; a join that was interrupted leaves var/lock/join-in-progress.",
+                "Look at microk8s inspect on this node; a join that was interrupted leaves "
+                "var/lock/join-in-progress.",
             )
     began = time.time()
     found = wait_ready(

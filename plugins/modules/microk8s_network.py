@@ -11,21 +11,25 @@ short_description: Take over a MicroK8s node's pod network, or give it back
 version_added: 0.1.0
 author: The podwire authors
 description:
-  - MicroK8s has no switch for installing it without a pod network, and brings its own back whenever it can. This module does what is
-    needed on one node, without a reboot and in an order that never leaves containerd without a configuration.
-  - The API objects of the default network are another module's, M(podwire.ebpf.microk8s_default_network), and so are the pods that
-    must be made again afterwards, M(podwire.ebpf.microk8s_pods). The role C(podwire.ebpf.microk8s) puts them in order (its task files
-    C(takeover) and C(giveback)).
-  - What it does is recorded in C(var/lock/podwire-network.json) of the snap's data, so that giving back undoes that and no more.
+  - MicroK8s has no switch for installing it without a pod network, and brings its own back whenever it can.
+    This module does what is needed on one node, without a reboot and in an order that never leaves containerd
+    without a configuration.
+  - The API objects of the default network are another module's, M(podwire.ebpf.microk8s_default_network), and
+    so are the pods that must be made again afterwards, M(podwire.ebpf.microk8s_pods). The role
+    C(podwire.ebpf.microk8s) puts them in order (its task files C(takeover) and C(giveback)).
+  - What it does is recorded in C(var/lock/podwire-network.json) of the snap's data, so that giving back
+    undoes that and no more.
 options:
   state:
     description:
-      - V(claimed) puts C(cni.yaml) aside and creates the locks C(cni-loaded) and C(no-cert-reissue), so that the default network is not
-        applied again and a new address on the host reissues no certificates. The network that runs goes on running. Do this on every
-        node before it joins others.
-      - V(podwire) does the same, installs the CNI plugin and its configuration, removes the default network's configuration, and
-        removes what that network left on the host (links, routes, netfilter chains of both iptables flavours, IP sets, address files).
-      - V(default) waits until the default network has written its configuration again, and points containerd back to it.
+      - V(claimed) puts C(cni.yaml) aside and creates the locks C(cni-loaded) and C(no-cert-reissue), so that
+        the default network is not applied again and a new address on the host reissues no certificates. The
+        network that runs goes on running. Do this on every node before it joins others.
+      - V(podwire) does the same, installs the CNI plugin and its configuration, removes the default network's
+        configuration, and removes what that network left on the host (links, routes, netfilter chains of both
+        iptables flavours, IP sets, address files).
+      - V(default) waits until the default network has written its configuration again, and points containerd
+        back to it.
       - V(forgotten) drops the record, when the pods have been made again.
     type: str
     choices: [claimed, podwire, default, forgotten]
@@ -44,7 +48,8 @@ extends_documentation_fragment:
   - podwire.ebpf.microk8s
 attributes:
   diff_mode:
-    description: Shows the owner of the pods, the CNI configurations and the place of C(cni.yaml) before and after.
+    description: Shows the owner of the pods, the CNI configurations and the place of C(cni.yaml) before and
+      after.
     support: full
 """
 
@@ -70,8 +75,8 @@ owner:
   sample: podwire
 since:
   description:
-    - When that began, in seconds since the epoch. Pods that started before still hang on the other network. Absent as long as nothing
-      was taken over.
+    - When that began, in seconds since the epoch. Pods that started before still hang on the other network.
+      Absent as long as nothing was taken over.
   returned: when the network was taken over, or given back and not yet forgotten
   type: float
   sample: 1795000000.25
@@ -80,7 +85,8 @@ steps:
   returned: always
   type: list
   elements: str
-  sample: [install podwire-cni, write 05-podwire.conflist, podwire has the pods from now on, remove 10-calico.conflist]
+  sample: [install podwire-cni, write 05-podwire.conflist, podwire has the pods from now on, remove
+    10-calico.conflist]
 traces:
   description: What of the default network was removed from the host.
   returned: for O(state=podwire)
@@ -92,6 +98,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import WORKER
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_module import ARGUMENTS, Node, run
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_takeover import ASIDE, MANIFEST, Takeover
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_traces import Host
@@ -130,13 +137,12 @@ def take(node: Node, takeover: Takeover) -> dict[str, Any]:
 def give_back(node: Node, takeover: Takeover) -> dict[str, Any]:
     """Point containerd to the default network again."""
     takeover.restore_manifest()
-    if takeover.record.owner == "podwire":
-        if node.check_mode:
-            nodes = 1
-        else:
-            takeover.wait_default(node.deadline)
-            nodes = len(node.kubectl.items("nodes")) if node.layout.role != "worker" else 2
-        takeover.release(alone=takeover.alone(nodes))
+    if takeover.record.owner == "podwire" and not node.check_mode:
+        takeover.wait_default(node.deadline)
+    nodes = 2
+    if node.layout.role != WORKER and takeover.record_path.exists():
+        nodes = len(node.kubectl.items("nodes"))
+    takeover.release(alone=takeover.alone(nodes))
     return {}
 
 

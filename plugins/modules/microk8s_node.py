@@ -30,8 +30,8 @@ options:
     default: true
   pod_cidr:
     description:
-      - Wait until the node has a C(podCIDR) too. MicroK8s assigns none unless kube-controller-manager is told to
-        (M(podwire.ebpf.microk8s_args)).
+      - Wait until the node has a C(podCIDR) too. MicroK8s assigns none unless kube-controller-manager is told
+        to (M(podwire.ebpf.microk8s_args)).
     type: bool
     default: false
   force:

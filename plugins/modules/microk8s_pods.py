@@ -11,9 +11,10 @@ short_description: Recreate the pods of a node that still hang on its former net
 version_added: 0.1.0
 author: The podwire authors
 description:
-  - Deletes the node's pods that started before O(since) and waits until what was ready before is ready again. Pods on the host's network
-    and finished pods are left alone.
-  - A pod without a controller is made again from its own manifest, on the same node; data in its C(emptyDir) volumes is lost.
+  - Deletes the node's pods that started before O(since) and waits until what was ready before is ready again.
+    Pods on the host's network and finished pods are left alone.
+  - A pod without a controller is made again from its own manifest, on the same node; data in its C(emptyDir)
+    volumes is lost.
   - Runs on a control plane.
 options:
   node:
@@ -21,7 +22,8 @@ options:
     type: str
     required: true
   since:
-    description: When the network changed, in seconds since the epoch, as M(podwire.ebpf.microk8s_network) returns it.
+    description: When the network changed, in seconds since the epoch, as M(podwire.ebpf.microk8s_network)
+      returns it.
     type: float
     required: true
 extends_documentation_fragment:

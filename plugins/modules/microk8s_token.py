@@ -11,17 +11,19 @@ short_description: Make a token by which a node can join a MicroK8s cluster
 version_added: 0.1.0
 author: The podwire authors
 description:
-  - Runs C(microk8s add-node) on a control plane. Every call makes another token, so call it only for a node that has not joined.
+  - Runs C(microk8s add-node) on a control plane. Every call makes another token, so call it only for a node
+    that has not joined.
   - The result is a secret; give the task C(no_log).
 options:
   ttl:
-    description: How long the token is good, in seconds. A token without a lifetime is good for one join, whenever that is.
+    description: How long the token is good, in seconds. A token without a lifetime is good for one join,
+      whenever that is.
     type: int
     default: 1800
   address:
     description:
-      - The control plane's address that the URL shall hold. The first join binds the cluster's datastore to it, so take the address that
-        the nodes reach each other by.
+      - The control plane's address that the URL shall hold. The first join binds the cluster's datastore to
+        it, so take the address that the nodes reach each other by.
     type: str
   prefer:
     description: Like O(address), but another one will do where the control plane does not have this one.

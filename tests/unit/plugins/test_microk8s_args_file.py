@@ -22,7 +22,9 @@ STOCK = """\
 
 
 def kubelite_reads(text):
-    """kubelite's own reading: lines split on single spaces, blank and comment lines skipped, all quotes removed."""
+    """kubelite's own reading: lines split on single spaces, blank and comment lines skipped, all quotes
+    removed.
+    """
     words = []
     for line in text.split("\n"):
         if line.strip() == "" or line.strip().startswith("#"):

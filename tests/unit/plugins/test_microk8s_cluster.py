@@ -1,4 +1,6 @@
-"""Readiness, pods, the default network's objects, tokens: what is decided from what the API and the commands say."""
+"""Readiness, pods, the default network's objects, tokens: what is decided from what the API and the
+commands say.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_ready import
 TOKEN = "8f1f0d2e6f3a4b5c8d9e0f1a2b3c4d5e"
 URL = f"10.0.0.11:25000/{TOKEN}/0a1b2c3d4e5f"
 NO_CNI = (
-    "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin "
+    "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network "
+    "plugin "
     "returns error: cni plugin not initialized"
 )
 

@@ -203,3 +203,19 @@ def test_the_record_says_what_was_made(layout, plugin):
     record = json.loads(layout.lock("podwire-network.json").read_text())
     assert record["created_locks"] == ["no-cert-reissue"]
     assert record["owner"] == "podwire"
+
+
+def test_a_claim_alone_is_given_back_too(layout):
+    before = tree(layout)
+    Takeover(layout, dry=False).claim()
+    layout.lock("clustered.lock").touch()
+    again = Takeover(layout, dry=False)
+    again.restore_manifest()
+    again.release(alone=True)
+    again.forget()
+    layout.lock("clustered.lock").unlink()
+    after = tree(layout)
+    for family in ("ipv4", "ipv6"):
+        assert after.pop(f"proc/sys/net/{family}/conf/all/forwarding") == "1"
+        before.pop(f"proc/sys/net/{family}/conf/all/forwarding")
+    assert after == before

@@ -10,18 +10,18 @@ from email.parser import BytesParser
 import pytest
 from ansible_collections.podwire.ebpf.plugins.module_utils import snapd as snapd_module
 from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import (
-    AlreadyDone,
-    ChangeConflict,
-    ChangeFailed,
-    ChangeTimeout,
-    ChannelNotAvailable,
-    ConfinementRefused,
-    DiskFull,
-    NetworkTrouble,
-    NotPermitted,
+    AlreadyDoneError,
+    ChangeConflictError,
+    ChangeFailedError,
+    ChangeTimeoutError,
+    ChannelNotAvailableError,
+    ConfinementRefusedError,
+    DiskFullError,
+    NetworkTroubleError,
+    NotPermittedError,
     Snapd,
     SnapdError,
-    SnapdUnavailable,
+    SnapdUnavailableError,
     error_from,
     parse_snap_yaml,
     task_durations,
@@ -106,7 +106,7 @@ def test_a_failed_change_tells_the_hook_and_its_last_lines(server, client):
     task = {"summary": "Run install hook", "status": "Error", "log": [f"line {n}" for n in range(40)]}
     server.script("POST /v2/snaps/microk8s", accepted("7"))
     server.script("GET /v2/changes/7", change("Error", [task], err="the hook says no"))
-    with pytest.raises(ChangeFailed) as caught:
+    with pytest.raises(ChangeFailedError) as caught:
         client.action("microk8s", "install", deadline=soon())
     assert "the hook says no" in str(caught.value)
     assert "line 39" in str(caught.value)
@@ -118,7 +118,7 @@ def test_a_failed_change_tells_the_hook_and_its_last_lines(server, client):
 def test_only_done_is_success(server, client, status):
     server.script("POST /v2/snaps/microk8s", accepted("7"))
     server.script("GET /v2/changes/7", change(status))
-    with pytest.raises(ChangeFailed):
+    with pytest.raises(ChangeFailedError):
         client.action("microk8s", "install", deadline=soon())
 
 
@@ -135,7 +135,7 @@ def test_a_timeout_carries_the_state_reached_so_far(server, client):
     ]
     server.script("POST /v2/snaps/microk8s", accepted("7"))
     server.script("GET /v2/changes/7", change("Doing", tasks))
-    with pytest.raises(ChangeTimeout) as caught:
+    with pytest.raises(ChangeTimeoutError) as caught:
         client.action("microk8s", "install", deadline=soon(0.1))
     text = str(caught.value)
     assert "1 of 3 tasks done, now at 'Download snap' (25 % of 200 bytes)" in text
@@ -156,13 +156,13 @@ def test_a_conflicting_change_is_waited_for_and_the_action_sent_again(server, cl
 def test_a_conflict_that_does_not_end_is_reported(server, client):
     server.script("POST /v2/snaps/microk8s", error(409, "busy", "snap-change-conflict"))
     server.script("GET /v2/changes?select=in-progress&for=microk8s", sync([]))
-    with pytest.raises(ChangeConflict, match="did not end within the time allowed"):
+    with pytest.raises(ChangeConflictError, match="did not end within the time allowed"):
         client.action("microk8s", "refresh", deadline=soon(0.1))
 
 
 def test_no_snapd_says_so_at_once(client):
     began = time.monotonic()
-    with pytest.raises(SnapdUnavailable, match="no snapd on this machine") as caught:
+    with pytest.raises(SnapdUnavailableError, match="no snapd on this machine") as caught:
         client.version()
     assert "apt-get install snapd" in caught.value.hint
     assert time.monotonic() - began < 1
@@ -171,7 +171,7 @@ def test_no_snapd_says_so_at_once(client):
 def test_a_socket_without_a_listener_is_tried_for_a_while(socket_path):
     Server(socket_path).stop()
     client = Snapd(str(socket_path), restart_patience=0.4)
-    with pytest.raises(SnapdUnavailable, match="does not answer"):
+    with pytest.raises(SnapdUnavailableError, match="does not answer"):
         client.version()
 
 
@@ -201,7 +201,7 @@ def test_requests_survive_a_restart_of_snapd(socket_path, client):
 
 def test_a_post_that_broke_off_is_not_sent_twice(server, client):
     server.script("POST /v2/snaps/microk8s", "hang up")
-    with pytest.raises(SnapdUnavailable, match="closed the connection during POST"):
+    with pytest.raises(SnapdUnavailableError, match="closed the connection during POST"):
         client.action("microk8s", "remove", deadline=soon())
     assert server.requests() == ["POST /v2/snaps/microk8s"]
 
@@ -251,7 +251,7 @@ def test_a_full_disk_is_told_although_snapd_stops_reading(server, client, tmp_pa
     with file.open("wb") as stream:
         stream.truncate(64 * snapd_module.UPLOAD_CHUNK)
     server.script("POST /v2/snaps", "early refusal")
-    with pytest.raises(DiskFull) as caught:
+    with pytest.raises(DiskFullError) as caught:
         client.sideload(file, "big", classic=False, dangerous=False, deadline=soon())
     assert "/var/lib/snapd" in caught.value.hint
 
@@ -274,17 +274,17 @@ def test_something_else_on_the_socket_is_named(server, client, monkeypatch):
 @pytest.mark.parametrize(
     ("status", "kind", "family"),
     [
-        (401, "login-required", NotPermitted),
-        (403, "", NotPermitted),
-        (400, "snap-already-installed", AlreadyDone),
-        (400, "snap-no-update-available", AlreadyDone),
-        (400, "snap-needs-classic", ConfinementRefused),
-        (400, "snap-not-classic", ConfinementRefused),
-        (400, "snap-needs-classic-system", ConfinementRefused),
-        (409, "", ChangeConflict),
-        (507, "insufficient-disk-space", DiskFull),
-        (507, "", DiskFull),
-        (400, "network-timeout", NetworkTrouble),
+        (401, "login-required", NotPermittedError),
+        (403, "", NotPermittedError),
+        (400, "snap-already-installed", AlreadyDoneError),
+        (400, "snap-no-update-available", AlreadyDoneError),
+        (400, "snap-needs-classic", ConfinementRefusedError),
+        (400, "snap-not-classic", ConfinementRefusedError),
+        (400, "snap-needs-classic-system", ConfinementRefusedError),
+        (409, "", ChangeConflictError),
+        (507, "insufficient-disk-space", DiskFullError),
+        (507, "", DiskFullError),
+        (400, "network-timeout", NetworkTroubleError),
         (400, "something-new", SnapdError),
     ],
 )
@@ -293,9 +293,9 @@ def test_error_kinds_become_exceptions(status, kind, family):
 
 
 def test_an_error_without_a_kind_is_judged_by_its_words():
-    assert isinstance(error_from(500, {"message": "write: no space left on device"}), DiskFull)
+    assert isinstance(error_from(500, {"message": "write: no space left on device"}), DiskFullError)
     assert isinstance(
-        error_from(400, {"message": "persistent network error: dial tcp: lookup"}), NetworkTrouble
+        error_from(400, {"message": "persistent network error: dial tcp: lookup"}), NetworkTroubleError
     )
     assert "dangerous" in error_from(400, {"message": "cannot find signatures with metadata"}).hint
     assert str(error_from(400, None)) == "snapd: HTTP status 400"
@@ -312,7 +312,7 @@ def test_an_unknown_channel_lists_those_that_exist():
         ],
     }
     found = error_from(404, {"message": "no", "kind": "snap-channel-not-available", "value": value})
-    assert isinstance(found, ChannelNotAvailable)
+    assert isinstance(found, ChannelNotAvailableError)
     assert found.hint == "There are: 1.27/edge (arm64), 1.28/stable."
 
 
