@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Lets a test run begin as if an earlier program had seen the packet: test runs cannot set tc_index themselves. */
+/* Lets a test run begin as if an earlier program had seen the packet: test runs cannot set tc_index
+ * themselves. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
