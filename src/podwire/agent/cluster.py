@@ -89,7 +89,9 @@ class Cluster:
             host_addresses=tuple(dict.fromkeys(address for _, address in host)),
             node_name=self._config.node_name,
             cluster_cidrs=self._config.cluster_cidrs,
-            service_cidr=self._config.service_cidr,
+            service_cidrs=tuple(
+                cidr for cidr in (self._config.service_cidr, *self._config.external_service_cidrs) if cidr
+            ),
             non_masquerade_cidrs=self._config.non_masquerade_cidrs,
             nodes=nodes,
             endpoints=endpoints,

@@ -38,6 +38,8 @@ class AgentConfig:
     """Ranges of pod addresses: never masqueraded."""
     service_cidr: str | None = "10.152.183.0/24"
     """Range of service addresses: the host's stack (kube-proxy) translates it. null = none."""
+    external_service_cidrs: tuple[str, ...] = ()
+    """Ranges of external and load-balancer addresses of services, which the host's stack translates as well."""
     non_masquerade_cidrs: tuple[str, ...] = ()
     """Further ranges that pods reach with their own address."""
     mtu: int | None = None
@@ -202,6 +204,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "node_ip": _optional(_address),
     "cluster_cidrs": _cidrs,
     "service_cidr": _optional(_cidr),
+    "external_service_cidrs": _cidrs,
     "non_masquerade_cidrs": _cidrs,
     "mtu": _optional(_integer(576, 65535)),
     "health": _boolean,

@@ -31,7 +31,7 @@ from podwire.bpf import BpfError
 from podwire.datapath import Datapath, DatapathError
 from podwire.kube.client import ApiError
 from podwire.kube.source import FileSource, KubernetesSource, NodeSource
-from podwire.net import firewall
+from podwire.net import firewall, host_ports
 from podwire.net.links import LinkError
 from podwire.net.netlink import NetlinkError
 from podwire.net.netns import NetnsError
@@ -44,6 +44,8 @@ RETRY = 2.0
 """Seconds between two attempts to bring the node in order."""
 SETTLE = 0.5
 """Seconds to let a change of the host's devices or routes settle: one rarely comes alone."""
+HOST_PAUSE = 5.0
+"""Seconds at least between two looks because of such changes: a routing daemon may never be quiet."""
 
 
 class HostError(Exception):
@@ -93,6 +95,7 @@ class Agent:
         self._problem = "starting"
         self._bring_up_seconds: float | None = None
         self._firewall_problem = "not installed yet"
+        self._port_problems: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.counters = {
             "cni_add": 0,
@@ -190,6 +193,9 @@ class Agent:
         for step in changes.steps:
             log.info("datapath: %s", step)
         settings = changes.after["config"]
+        self._port_problems = await self.run(
+            host_ports.problems, settings["nat_port_min"], settings["nat_port_max"]
+        )
         cluster = Cluster(self.config, self.store, settings["node_ip"])
         kernel = Kernel(self.datapath, self.config.mtu or settings["mtu"])
         endpoints = Endpoints(self.store, kernel, cluster.state_of)
@@ -217,12 +223,14 @@ class Agent:
 
     async def _keep(self) -> None:
         due = time.monotonic() + self.config.resync_interval
+        next_look = 0.0
         while True:
             await self._publish_health()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._dirty.wait(), max(0.0, due - time.monotonic()))
             if self._host_changed:
-                await asyncio.sleep(SETTLE)
+                await asyncio.sleep(max(SETTLE, next_look - time.monotonic()))
+                next_look = time.monotonic() + HOST_PAUSE
             self._dirty.clear()
             host_changed, self._host_changed = self._host_changed, False
             full = time.monotonic() >= due
@@ -340,7 +348,7 @@ class Agent:
             "bring_up_seconds": self._bring_up_seconds,
             "ready": not reasons,
             "reasons": reasons,
-            "problems": self.endpoints.problems() if self.endpoints else [],
+            "problems": [*(self.endpoints.problems() if self.endpoints else ()), *self._port_problems],
             "datapath": await self.run(self._datapath_status),
             "ipam": self.endpoints.ipam() if self.endpoints else {"pod_cidr": None, "size": 0, "used": 0},
             "endpoints": len(self.endpoints.all()) if self.endpoints else 0,

@@ -66,8 +66,8 @@ def desired(state: ClusterState) -> Desired:
     problems: list[str] = []
     for cidr in (*state.cluster_cidrs, *state.non_masquerade_cidrs):
         want.ipcache4[cidr] = Ipcache4(IDENTITY_UNMANAGED, cluster=True)
-    if state.service_cidr:
-        want.ipcache4[state.service_cidr] = Ipcache4(IDENTITY_WORLD, cluster=True, service=True)
+    for cidr in state.service_cidrs:
+        want.ipcache4[cidr] = Ipcache4(IDENTITY_WORLD, cluster=True, service=True)
     _add_remote_nodes(state, want, problems)
     _add_own_node(state, want, problems)
     for endpoint in state.endpoints:

@@ -68,7 +68,8 @@ class ClusterState:
     """Every IPv4 address of this node."""
     node_name: str
     cluster_cidrs: tuple[str, ...]
-    service_cidr: str | None
+    service_cidrs: tuple[str, ...]
+    """Ranges that the host's stack translates."""
     non_masquerade_cidrs: tuple[str, ...] = ()
     nodes: tuple[NodeInfo, ...] = ()
     endpoints: tuple[Endpoint, ...] = field(default=())

@@ -31,7 +31,7 @@ BASE = ClusterState(
     host_addresses=("192.0.2.200", "198.51.100.1"),
     node_name="self",
     cluster_cidrs=("10.1.0.0/16",),
-    service_cidr="10.152.183.0/24",
+    service_cidrs=("10.152.183.0/24", "203.0.113.0/28"),
     nodes=(NodeInfo("self", "10.1.0.0/24", ("192.0.2.200",)),),
 )
 states = st.builds(
@@ -98,6 +98,7 @@ def test_own_podcidr_is_local_and_own_addresses_are_the_host() -> None:
     assert want.endpoints4["198.51.100.1"].host
     assert want.ipcache4["198.51.100.1/32"] == Ipcache4(1, cluster=True, node=True)
     assert want.ipcache4["10.152.183.0/24"].service
+    assert want.ipcache4["203.0.113.0/28"].service
     assert "10.1.0.0/24" not in want.routes
 
 
