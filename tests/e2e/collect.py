@@ -44,7 +44,9 @@ def collect(lab: Lab, directory: Path) -> Path:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(ask, lab.nodes))
     for name, words in CLUSTER.items():
-        done = nodes.ssh(lab, lab.control_plane[0], [f"/snap/bin/microk8s kubectl {words}"], check=False, timeout=60)
+        done = nodes.ssh(
+            lab, lab.control_plane[0], [f"/snap/bin/microk8s kubectl {words}"], check=False, timeout=60
+        )
         (folder / f"{name}.txt").write_text(done.stdout + done.stderr)
     return folder
 

@@ -6,25 +6,21 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
-
-from rich.console import Console  # noqa: E402
 
 from lab import checks, nodes, rollout, up  # noqa: E402
 from lab.config import DEFAULT_NAME, Lab  # noqa: E402
 from lab.progress import Progress  # noqa: E402
 from tests.e2e.collect import collect  # noqa: E402
-
-NAMESPACE = "podwire-e2e"
+from tests.e2e.support import NAMESPACE, Played, Pods  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -40,63 +36,10 @@ def cluster(lab: Lab) -> checks.Cluster:
     return checks.Cluster(lab)
 
 
-@dataclass(frozen=True)
-class Pod:
-    name: str
-    node: str
-    address: str
-
-
-class Pods:
-    """Two probe pods on every node, with servers for HTTP, UDP, netperf and iperf3."""
-
-    def __init__(self, lab: Lab, cluster: checks.Cluster) -> None:
-        self.lab = lab
-        self.cluster = cluster
-        objects = {"apiVersion": "v1", "kind": "List", "items": checks.manifest(NAMESPACE)}
-        cluster.run("apply", "-f", "-", stdin=json.dumps(objects))
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Find the pods again: their addresses change when they are made anew."""
-        found = checks.wait_for_pods(self.cluster, NAMESPACE, print)
-        self.all = [
-            Pod(name, node, address) for node in self.lab.nodes for name, address in found[node].items()
-        ]
-
-    def on(self, node: str) -> list[Pod]:
-        return [pod for pod in self.all if pod.node == node]
-
-    def command(self, pod: Pod, script: str) -> list[str]:
-        """The command that runs a script in a pod."""
-        kubectl = [str(self.cluster.binary), f"--kubeconfig={self.lab.state / 'kubeconfig'}", "-n", NAMESPACE]
-        return [*kubectl, "exec", pod.name, "--", "/bin/sh", "-c", script]
-
-    def run(self, pod: Pod, script: str, timeout: float = 60) -> str:
-        done = subprocess.run(
-            self.command(pod, script), capture_output=True, text=True, timeout=timeout, check=False
-        )
-        assert done.returncode == 0, f"{script!r} in {pod.name} on {pod.node}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    def start(self, pod: Pod, script: str) -> subprocess.Popen[str]:
-        """Run a script in a pod beside what the test does next."""
-        return subprocess.Popen(
-            self.command(pod, script), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-
 @pytest.fixture(scope="session")
 def pods(lab: Lab, cluster: checks.Cluster) -> Iterator[Pods]:
     yield Pods(lab, cluster)
     cluster.run("delete", "namespace", NAMESPACE, "--wait=false", check=False)
-
-
-def finished(process: subprocess.Popen[str], timeout: float) -> str:
-    """The output of a command that must succeed within ``timeout`` seconds."""
-    output, _ = process.communicate(timeout=timeout)
-    assert process.returncode == 0, output
-    return output
 
 
 @pytest.fixture(scope="session")
@@ -119,15 +62,6 @@ def agent(on_node: Callable[..., str]) -> Callable[[str, str], Any]:
         )
 
     return ask
-
-
-@dataclass(frozen=True)
-class Played:
-    """What a playbook did: status, tasks that changed something by host, whole output."""
-
-    status: int
-    changed: dict[str, int]
-    output: str
 
 
 @pytest.fixture(scope="session")
@@ -159,15 +93,6 @@ def works(lab: Lab) -> Callable[[], checks.Matrix]:
         return matrix
 
     return check
-
-
-def eventually(condition: Callable[[], Any], what: str, timeout: float = 30, pause: float = 0.5) -> Any:
-    """Wait until a condition gives something true, and return that."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-        time.sleep(pause)
-    return value
 
 
 @pytest.hookimpl(wrapper=True)

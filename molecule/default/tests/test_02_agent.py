@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from conftest import NAMESPACE, eventually, finished
+from tests.e2e.support import NAMESPACE, eventually, finished
 
 AGENT_PID = "systemctl show -p MainPID --value podwire-agent"
 

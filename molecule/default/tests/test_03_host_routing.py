@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import finished
+
+from tests.e2e.support import finished
 
 LOAD_SECONDS = 60
 
