@@ -39,7 +39,7 @@ class AgentConfig:
     service_cidr: str | None = "10.152.183.0/24"
     """Range of service addresses: the host's stack (kube-proxy) translates it. null = none."""
     external_service_cidrs: tuple[str, ...] = ()
-    """Ranges of external and load-balancer addresses of services, which the host's stack translates as well."""
+    """Ranges of external and load-balancer addresses of services: the host's stack translates them too."""
     non_masquerade_cidrs: tuple[str, ...] = ()
     """Further ranges that pods reach with their own address."""
     mtu: int | None = None

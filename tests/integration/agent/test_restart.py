@@ -31,18 +31,16 @@ SERVER = textwrap.dedent(
 CLIENT = textwrap.dedent(
     """
     import socket, sys, time
-    end, done, slowest = time.monotonic() + float(sys.argv[2]), 0, 0.0
+    end, done = time.monotonic() + float(sys.argv[2]), 0
     with socket.create_connection((sys.argv[1], 7000), timeout=5) as connection:
         while time.monotonic() < end:
-            start = time.monotonic()
             connection.sendall(b"x" * 64)
             got = 0
             while got < 64:
                 got += len(connection.recv(4096))
-            slowest = max(slowest, time.monotonic() - start)
             done += 1
             time.sleep(0.002)
-    print(done, slowest)
+    print(done)
     """
 )
 
@@ -80,7 +78,7 @@ def test_killed_agent_costs_no_packet_and_no_connection(node: Node) -> None:
             assert " 250 received, 0% packet loss" in output, output
         output, _ = client.communicate(timeout=60)
         assert client.returncode == 0, output
-        assert int(output.split()[0]) > 100
+        assert int(output) > 100
     finally:
         server.kill()
         server.communicate()
@@ -345,13 +343,15 @@ def test_host_routing_switch_keeps_a_connection_and_is_counted_by_netfilter(make
         assert server.stdout
         assert server.stdout.readline() == "listening\n"
         client = one.popen(sys.executable, "-c", CLIENT, two.address, "4")
+        ping = one.popen("ping", "-n", "-i", "0.02", "-c", "150", "-W", "2", two.address)
         time.sleep(1)
         ebpf = first.get("/v1/status")["netfilter_forward_packets"]
         code, answer = first.request("PUT", "/v1/host-routing", {"mode": "legacy"})
         assert (code, answer["changed"], answer["before"], answer["after"]) == (200, True, "ebpf", "legacy")
         output, _ = client.communicate(timeout=60)
         assert client.returncode == 0, output
-        assert float(output.split()[1]) < 1.0  # no retransmission timeout
+        lost, _ = ping.communicate(timeout=60)
+        assert " 150 received, 0% packet loss" in lost, lost
         assert ebpf == 0
         assert first.get("/v1/status")["netfilter_forward_packets"] > 100
         code, answer = first.request("PUT", "/v1/host-routing", {"mode": "legacy"})
