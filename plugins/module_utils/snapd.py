@@ -567,10 +567,17 @@ class Snapd:
     def _failure(self, change: Mapping[str, Any]) -> ChangeFailedError:
         task = running_task(change) or {}
         reason = str(change.get("err") or "").strip() or str(change.get("status"))
+        hint = "snapd has undone it. Remove the cause and run again."
+        if "persistent network error" in reason:
+            hint = (
+                "The node does not reach the snap store: give what is missing as files too (prerequisites)."
+            )
+        # snapd repeats the log's error line in the change's own.
+        lines = [line for line in task.get("log") or [] if str(line).rpartition(" ERROR ")[2] not in reason]
         return ChangeFailedError(
             f"snapd could not finish '{change.get('summary')}' (change {change.get('id')}): "
-            f"{reason}{_log_text(task)}",
-            hint="snapd has undone it. Remove the cause and run again.",
+            f"{reason}{_log_text({'log': lines})}",
+            hint=hint,
             change=change,
         )
 

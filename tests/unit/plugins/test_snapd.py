@@ -114,6 +114,18 @@ def test_a_failed_change_tells_the_hook_and_its_last_lines(server, client):
     assert caught.value.details["change"]["log"][-1] == "line 39"
 
 
+def test_a_failure_is_told_once_and_a_missing_store_has_a_way_out(server, client):
+    reason = 'cannot install snap base "core20": persistent network error: Post'
+    task = {"summary": "prerequisites", "status": "Error", "log": ["before", f"2026-01-05 ERROR {reason}"]}
+    server.script("POST /v2/snaps/microk8s", accepted("7"))
+    server.script("GET /v2/changes/7", change("Error", [task], err=f"- prerequisites ({reason})"))
+    with pytest.raises(ChangeFailedError) as caught:
+        client.action("microk8s", "install", deadline=soon())
+    assert str(caught.value).count(reason) == 1
+    assert "Its log ends with: before" in str(caught.value)
+    assert "prerequisites" in caught.value.hint
+
+
 @pytest.mark.parametrize("status", ["Undone", "Hold", "Error"])
 def test_only_done_is_success(server, client, status):
     server.script("POST /v2/snaps/microk8s", accepted("7"))
