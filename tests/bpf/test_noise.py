@@ -24,7 +24,7 @@ ARRIVING = [
     error(WORLD, NODE_IP, udp(NODE_IP, WORLD, 61000)), error(WORLD, A, tcp(A, WORLD)),
 ]  # fmt: skip
 PROGRAMS = {"from_pod": SENT, "to_netdev": SENT, "from_netdev": ARRIVING, "to_pod": ARRIVING}
-ROUNDS = 150
+ROUNDS = 60
 
 
 def damaged(packet: bytes, chance: random.Random) -> bytes:
