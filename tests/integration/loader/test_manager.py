@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from podwire.bpf import Link, Program
+from podwire.bpf import BpfObject, Link, Program
 from podwire.datapath import DatapathError, NotInstalled, manager, state
 from podwire.datapath.hooks import HOOKS
 
@@ -95,13 +95,14 @@ def test_status_tells_programs_maps_and_devices(datapath, devices, config, build
     json.dumps(status.to_dict())
 
 
-def test_attaching_an_endpoint_is_quick_and_repeatable(datapath, devices, config, build_objects):
+def test_attaching_an_endpoint_loads_nothing_and_is_repeatable(
+    datapath, devices, config, build_objects, monkeypatch
+):
+    """The verifier's time must never be part of a CNI ADD."""
     datapath.apply(config, build_objects(), devices)
-    started = time.perf_counter()
-    for _ in range(20):
+    monkeypatch.setattr(BpfObject, "open", lambda path: pytest.fail(f"{path} was opened"))
+    for _ in range(2):
         datapath.attach_endpoint(index("pod0"))
-    # The promise is 5 ms; the machine is shared, so the mean of many is compared with several times that.
-    assert (time.perf_counter() - started) / 20 < 0.025
     assert datapath.attached()[index("pod0")] == POD
     datapath.detach_endpoint(index("pod0"))
     assert index("pod0") not in datapath.attached()
