@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from lab.errors import LabError
 from lab.process import Log, run, stream
 
 SUITE = "bookworm"
 COMPONENTS = "main non-free"
-DEFAULT_MIRROR = ""
 # Documentation and translations are half of a small image.
 SLIM = (
     "path-exclude=/usr/share/man/*",
@@ -39,7 +39,11 @@ def mirror() -> str:
         site, _, rest = line.partition("|")
         if rest == "Debian|Debian|main":
             return site
-    return DEFAULT_MIRROR
+    raise LabError(
+        "apt knows no Debian mirror to make root filesystems from",
+        "run `apt-get update` on a machine that installs from a Debian mirror, "
+        "or set PODWIRE_DEBIAN_MIRROR to one",
+    )
 
 
 def build(target: Path, packages: Iterable[str], log: Log, *, hooks: Iterable[str] = ()) -> None:
