@@ -1,0 +1,116 @@
+"""Taking the default network off a host: real links, routes and chains in a namespace of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SETUP = """
+set -e
+ip link set lo up
+ip link add eth7 type veth peer name eth8
+ip addr add 192.0.2.1/24 dev eth7
+ip link set eth7 up
+ip link set eth8 up
+ip link add vxlan.calico type bridge && ip link set vxlan.calico up
+ip link add mybridge type bridge
+ip link add cali123 type veth peer name inside
+ip route add blackhole 10.1.3.0/26 proto 80
+ip route add 10.1.5.0/26 via 192.0.2.9 proto 80
+ip route add 10.1.4.0/24 via 192.0.2.9 proto 112
+ip route add 10.9.0.0/24 via 192.0.2.9 proto 80
+for t in iptables-legacy iptables-nft; do
+  $t -N KUBE-FORWARD; $t -A FORWARD -j KUBE-FORWARD
+  $t -N cali-FORWARD; $t -A cali-FORWARD -j RETURN
+  $t -A FORWARD -m comment --comment cali:abc -j cali-FORWARD
+  $t -t nat -N CNI-0f3a
+  $t -t nat -A CNI-0f3a -m comment --comment 'name: "k8s-pod-network" id: "12"' -j ACCEPT
+  $t -t nat -A POSTROUTING -s 10.1.0.5 -m comment --comment 'name: "k8s-pod-network" id: "12"' -j CNI-0f3a
+  $t -t nat -N CNI-beef
+  $t -t nat -A POSTROUTING -s 10.1.0.6 -m comment --comment 'name: "podwire" id: "13"' -j CNI-beef
+done
+ip6tables-nft -N cali-INPUT; ip6tables-nft -A INPUT -j cali-INPUT
+"""
+CLEAN = """
+import json, sys
+from pathlib import Path
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_traces import DefaultNetwork, Host
+host = Host([Path("/usr/sbin"), Path("/sbin"), Path("/usr/bin"), Path("/bin")], Path(sys.argv[1]))
+network = DefaultNetwork(("k8s-pod-network",), ("mybridge",))
+found = host.clean(network, "10.1.0.0/16", dry=sys.argv[2] == "dry", kubernetes="kube" in sys.argv)
+print(json.dumps(found.as_dict()))
+"""
+
+
+@pytest.fixture
+def namespace():
+    assert os.geteuid() == 0, "this test makes a network namespace: run it as root"
+    name = f"mktr-{uuid.uuid4().hex[:6]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@pytest.fixture
+def host(namespace, tmp_path):
+    run(namespace, "sh", "-c", SETUP)
+    state = tmp_path / "networks" / "k8s-pod-network"
+    state.mkdir(parents=True)
+    (state / "10.1.0.5").write_text("12")
+    (tmp_path / "networks" / "podwire").mkdir()
+    return namespace
+
+
+def run(namespace, *command):
+    done = subprocess.run(
+        ["ip", "netns", "exec", namespace, *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def clean(namespace, tmp_path, *words):
+    environment = f"PYTHONPATH={ROOT / 'collections'}"
+    arguments = [str(tmp_path / "networks"), *(words or ("wet",))]
+    return json.loads(run(namespace, "env", environment, sys.executable, "-c", CLEAN, *arguments))
+
+
+def rules(namespace):
+    tools = ("iptables-legacy-save", "iptables-nft-save", "ip6tables-nft-save")
+    return "\n".join(run(namespace, tool) for tool in tools)
+
+
+def test_it_goes_and_the_rest_stays(host, tmp_path):
+    found = clean(host, tmp_path)
+    assert sorted(found["links"]) == ["cali123", "mybridge", "vxlan.calico"]
+    assert sorted(found["routes"]) == ["10.1.5.0/26 proto 80", "blackhole 10.1.3.0/26 proto 80"]
+    assert found["ipam"] == [str(tmp_path / "networks" / "k8s-pod-network")]
+    after = rules(host)
+    assert "cali" not in after and "k8s-pod-network" not in after and "CNI-0f3a" not in after
+    assert after.count("-A FORWARD -j KUBE-FORWARD") == 2
+    assert after.count("-j CNI-beef") == 2
+    links = run(host, "ip", "-br", "link")
+    assert "eth7" in links and "calico" not in links and "cali123" not in links
+    routes = run(host, "ip", "route")
+    assert "10.1.4.0/24" in routes and "10.9.0.0/24" in routes and "10.1.5.0" not in routes
+    assert [path.name for path in (tmp_path / "networks").iterdir()] == ["podwire"]
+    assert clean(host, tmp_path) == {}, "the second time there is nothing left to find"
+
+
+def test_looking_changes_nothing(host, tmp_path):
+    before = rules(host), run(host, "ip", "route"), run(host, "ip", "-br", "link")
+    found = clean(host, tmp_path, "dry")
+    assert (rules(host), run(host, "ip", "route"), run(host, "ip", "-br", "link")) == before
+    assert found == clean(host, tmp_path)
+
+
+def test_removing_kubernetes_takes_its_chains_too(host, tmp_path):
+    clean(host, tmp_path, "wet", "kube")
+    assert "KUBE" not in rules(host)
