@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from typing import Any
 from lab import checks
 from lab.config import Lab
 
-NAMESPACE = "podwire-e2e"
+# Of this run alone: a namespace that is being deleted takes no new pods.
+NAMESPACE = f"podwire-e2e-{secrets.token_hex(2)}"
 
 
 @dataclass(frozen=True)
