@@ -12,6 +12,7 @@ from podwire.agent.model import HEALTH_ANNOTATION, HOST_PREFIX
 from podwire.datapath import HOST_MAC, Datapath
 from podwire.kube.client import ApiError, KubeClient
 from podwire.net import firewall, links, netns
+from podwire.net.rcu import Grace
 from podwire.net.routes import RouteTable
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def cleanup(config: AgentConfig) -> list[str]:
     step("health endpoint", lambda: netns.remove(config.health_netns))
     step("programs, maps and pins", Datapath(config.bpffs, config.run_dir, config.state_dir).remove)
     step("nftables table", _remove_table)
+    step("expedited grace periods", Grace(config.grace_marker).restore)
     step("state", lambda: _remove_state(config))
     return failures
 

@@ -57,6 +57,8 @@ class AgentConfig:
     """Keep the nftables table ``podwire``, which counts pod packets that pass netfilter's forward hook."""
     workers: int = 4
     """Threads that do kernel work for CNI requests."""
+    expedited_attach: bool = True
+    """Ask the kernel for expedited RCU grace periods during an attach: a pod waits some 20 ms less."""
     drop_history: int = 1000
     """Drop events kept in memory for ``podwire monitor``."""
     state_dir: Path = Path("/var/lib/podwire")
@@ -72,6 +74,10 @@ class AgentConfig:
     @property
     def cni_socket(self) -> Path:
         return self.run_dir / "cni.sock"
+
+    @property
+    def grace_marker(self) -> Path:
+        return self.run_dir / "rcu-expedited"
 
     @property
     def queue_dir(self) -> Path:
@@ -213,6 +219,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "resync_interval": _number(0.5, 86400),
     "netfilter_counter": _boolean,
     "workers": _integer(1, 32),
+    "expedited_attach": _boolean,
     "drop_history": _integer(1, 100_000),
     "state_dir": _path,
     "run_dir": _path,

@@ -35,6 +35,7 @@ from podwire.net import firewall, host_ports
 from podwire.net.links import LinkError
 from podwire.net.netlink import NetlinkError
 from podwire.net.netns import NetnsError
+from podwire.net.rcu import Grace
 from podwire.net.watch import HostWatch
 
 log = logging.getLogger(__name__)
@@ -197,7 +198,11 @@ class Agent:
             host_ports.problems, settings["nat_port_min"], settings["nat_port_max"]
         )
         cluster = Cluster(self.config, self.store, settings["node_ip"])
-        kernel = Kernel(self.datapath, self.config.mtu or settings["mtu"])
+        grace = Grace(self.config.grace_marker)
+        grace.restore()  # an agent that was killed may have left it on
+        kernel = Kernel(
+            self.datapath, self.config.mtu or settings["mtu"], grace if self.config.expedited_attach else None
+        )
         endpoints = Endpoints(self.store, kernel, cluster.state_of)
         await self.run(cluster.refresh_host)
         if not cluster.node_ip_is_ours():

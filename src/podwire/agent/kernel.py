@@ -14,6 +14,7 @@ from podwire.agent.tables import EndpointsTable, IpcacheTable, Slots
 from podwire.bpf import Map
 from podwire.datapath import GATEWAY_IP, HOST_MAC, Datapath
 from podwire.net import links, netns, sysctl
+from podwire.net.rcu import Grace
 from podwire.net.routes import RouteTable
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,10 @@ class Kernel:
     """What the agent changes in the kernel, through one object so that order and locking live in one
     place."""
 
-    def __init__(self, datapath: Datapath, mtu: int) -> None:
+    def __init__(self, datapath: Datapath, mtu: int, grace: Grace | None = None) -> None:
+        """``grace`` shortens the kernel's wait at every attach; None leaves it as it is."""
         self.datapath = datapath
+        self._grace = grace
         self.mtu = mtu
         self.slots = Slots(lambda: self._map("podwire_slots"))
         self._reconciler = Reconciler(
@@ -64,7 +67,7 @@ class Kernel:
 
     def attach(self, index: int) -> None:
         """Attach the datapath to a pod's host side; repeating it is harmless. Raises DatapathError."""
-        with self._attach_lock:
+        with self._attach_lock, self._grace.hurried() if self._grace else contextlib.nullcontext():
             self.datapath.attach_endpoint(index)
 
     def unplumb(self, host_name: str, index: int) -> None:
