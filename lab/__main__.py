@@ -62,7 +62,7 @@ def up_command(name: str, count: str | None, no_check: bool) -> None:
     with exclusive(name), progress.shown():
         lab = up.up(name, parse_count(count), progress)
         matrix = None if no_check else checks.run(lab, progress)
-    report.show(progress.console, lab, matrix, progress.timings)
+    report.show(progress.console, lab, matrix, progress.timings, progress.elapsed)
     if matrix:
         matrix.raise_if_broken(lab)
 
@@ -100,7 +100,7 @@ def check_command(name: str) -> None:
     with exclusive(name), progress.shown():
         lab = up.existing(name)
         matrix = checks.run(lab, progress)
-    report.show(progress.console, lab, matrix, progress.timings)
+    report.show(progress.console, lab, matrix, progress.timings, progress.elapsed)
     matrix.raise_if_broken(lab)
 
 

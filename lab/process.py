@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -78,25 +79,26 @@ def stream(
 ) -> None:
     """Run a long command; every line of its output goes to ``log``. A failure raises ``LabError``.
 
-    The command runs in a process group of its own, which is ended when we are.
+    The command runs in a process group of its own, which is ended when we are; even when we are killed, the
+    kernel ends it, so that nothing works on against the next run.
     """
     words = [os.fspath(word) for word in command]
     if _stopping.is_set():
         raise StoppedError(what or words[0])
-    try:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=dict(env) if env is not None else None,
-            cwd=cwd,
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        raise LabError(f"{words[0]} is not installed", "Run `make bootstrap`") from error
+    search = (env or os.environ).get("PATH")
+    if not shutil.which(words[0], path=search):
+        raise LabError(f"{words[0]} is not installed", "Run `make bootstrap`")
+    process = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "TERM", "--", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=dict(env) if env is not None else None,
+        cwd=cwd,
+        start_new_session=True,
+    )
     last: list[str] = []
     _streams.add(process)
     try:

@@ -61,10 +61,16 @@ class Progress:
         self.logs = logs
         self.timings: list[tuple[str, float]] = []
         self._clock = clock
+        self._began = clock()
         self._running: list[Step] = []
         self._lock = threading.Lock()
         self._live: Live | None = None
         self._stop = threading.Event()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return self._clock() - self._began
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Progress]:

@@ -58,8 +58,14 @@ def _name(item: Any) -> str:
     return str(item.get("name", item)) if isinstance(item, dict) else str(item)
 
 
-def show(console: Console, lab: Lab, matrix: Matrix | None, timings: Sequence[tuple[str, float]]) -> None:
-    """Print the tables."""
+def show(
+    console: Console,
+    lab: Lab,
+    matrix: Matrix | None,
+    timings: Sequence[tuple[str, float]],
+    whole: float = 0,
+) -> None:
+    """Print the tables. ``whole`` is how long the run took, in seconds."""
     with ThreadPoolExecutor(4) as pool:
         statuses = list(pool.map(lambda node: node_status(lab, node), lab.nodes))
     table = Table(title=f"lab {lab.name}", title_justify="left")
@@ -76,6 +82,8 @@ def show(console: Console, lab: Lab, matrix: Matrix | None, timings: Sequence[tu
         shown.add_column("time", justify="right")
         for name, seconds in timings:
             shown.add_row(name, duration(seconds))
+        shown.add_section()
+        shown.add_row("all, with what ran side by side", duration(whole))
         console.print(shown)
     kubeconfig = lab.state / "kubeconfig"
     if kubeconfig.exists():

@@ -79,6 +79,8 @@ def _mmdebstrap(command: list[str], target: Path, packages: Iterable[str], log: 
     stream(
         command,
         log,
+        # What it leaves when it is killed lies beside the result, and goes with it.
+        env={**os.environ, "TMPDIR": os.fspath(target.parent)},
         what=f"making the root filesystem {target.name}",
         hint="If packages could not be fetched, see that `apt-get update` works, "
         "or set PODWIRE_DEBIAN_MIRROR",

@@ -1,11 +1,16 @@
 """Running other programs: output, failures, and ending them."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from lab import process
+from lab.config import ROOT
 from lab.errors import LabError
 
 
@@ -60,6 +65,34 @@ def test_stream_failure_shows_the_end_of_the_output():
     assert "counting failed (exit 4)" in str(caught.value)
     assert "  100" in str(caught.value)
     assert "  50\n" not in str(caught.value)
+
+
+def test_missing_program_of_a_stream_says_how_to_get_it():
+    with pytest.raises(LabError, match="no-such-program is not installed") as caught:
+        process.stream(["no-such-program"], lambda _: None)
+    assert "make bootstrap" in caught.value.hint
+
+
+KILLED = """
+import os, sys
+from lab import process
+def die(line):
+    print(line, flush=True)
+    os.kill(os.getpid(), 9)
+process.stream(["sh", "-c", "echo $$; exec sleep 60"], die)
+"""
+
+
+def test_commands_do_not_outlive_a_killed_run():
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.returncode == -signal.SIGKILL
+    child = Path(f"/proc/{int(result.stdout)}")
+    deadline = time.monotonic() + 20
+    while child.exists() and "zombie" not in (child / "status").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert time.monotonic() < deadline
 
 
 def test_stop_all_ends_running_commands_with_their_children():
