@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lab.errors import LabError
+
 from . import netperf
 from .podwire_pair import podwire_pods
 from .topology import Pair, bare_veth, minimal_program, namespace
@@ -87,9 +89,9 @@ def show(figures: Figures, console: Console) -> None:
 def main(rounds: int, seconds: int, host_routing: str, json_file: Path | None) -> None:
     console = Console(stderr=True)
     try:
-        netperf.require()
-    except netperf.NetperfError as error:
-        raise click.ClickException(str(error)) from error
+        netperf.provide()
+    except LabError as error:
+        raise click.ClickException(f"{error}: {error.hint}") from error
     prefix = f"pwb{os.getpid()}"
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="podwire-benchmark-")))

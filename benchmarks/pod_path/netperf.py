@@ -6,8 +6,15 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
+
+from ansible_collections.podwire.ebpf.plugins.module_utils.cache import Cache
+
+from lab import rootfs
+from lab.kubernetes.debian import Archive
 
 from .topology import Pair, run
 
@@ -18,16 +25,23 @@ _PORT = "12865"
 
 
 class NetperfError(RuntimeError):
-    """netperf is missing, or a run gave no figure."""
+    """A run of netperf gave no figure."""
 
 
-def require() -> None:
-    """Raise NetperfError unless netperf and netserver are installed."""
-    for tool in ("netperf", "netserver"):
-        if shutil.which(tool) is None:
-            raise NetperfError(
-                f"{tool} is not installed: it is in Debian's non-free (bookworm) or main (trixie) component"
-            )
+def provide() -> None:
+    """Put netperf on PATH: the installed one, or Debian's, fetched once into the build cache.
+
+    It is in Debian's non-free component, which few machines have enabled. Raises LabError.
+    """
+    if shutil.which("netperf") and shutil.which("netserver"):
+        return
+
+    def fetch(target: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="podwire-netperf-") as work:
+            Archive(Path(work), print).unpack(["netperf"], target)
+
+    tools = Cache().build("netperf", rootfs.SUITE, fetch) / "usr" / "bin"
+    os.environ["PATH"] = f"{tools}:{os.environ['PATH']}"
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ class Archive:
             (directory / name).mkdir(parents=True, exist_ok=True)
         kind = "deb-src" if sources else "deb"
         (directory / "sources" / "lab.list").write_text(
-            f"{kind} [signed-by={KEYRING}] {rootfs.mirror()} {rootfs.SUITE} main\n"
+            f"{kind} [signed-by={KEYRING}] {rootfs.mirror()} {rootfs.SUITE} {rootfs.COMPONENTS}\n"
         )
         self.options = [
             "-o", "Dir::Etc::SourceList=/dev/null",
