@@ -155,6 +155,7 @@ class Apply:
         return self._result(steps or self._settings_steps())
 
     def run(self) -> Changes:
+        state.check_writable(self._place.state_file, self._wanted)
         self._prepare_pins()
         with contextlib.ExitStack() as stack:
             plan = stack.enter_context(self._open())

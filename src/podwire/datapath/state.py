@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,16 +63,36 @@ def read(path: Path) -> State | None:
 
 def write(path: Path, state: State) -> None:
     """Replace the file in one step, flushed to disk; raises DatapathError (disk full, read-only)."""
+    with _errors_named(path):
+        temporary = _write_temporary(path, state)
+        temporary.replace(path)
+
+
+def check_writable(path: Path, state: State) -> None:
+    """Raise what ``write`` would raise: to be asked before a change that has to be remembered."""
+    with _errors_named(path):
+        _write_temporary(path, state).unlink()
+
+
+def _write_temporary(path: Path, state: State) -> Path:
     temporary = path.with_name(f".{path.name}.new")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w") as file:
             file.write(state.to_json())
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
+    except OSError:
         temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+@contextlib.contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
         raise DatapathError(
             f"cannot write {path}: {error.strerror}", f"Look at the free space of {path.parent} (df -h)."
         ) from error

@@ -377,6 +377,16 @@ def test_a_lost_state_file_is_rebuilt_and_endpoints_stay(datapath, devices, conf
     assert datapath.status().problems == []
 
 
+def test_a_full_disk_stops_the_change_before_it_begins(datapath, devices, config, build_objects):
+    datapath.apply(config, build_objects(), devices)
+    before = datapath.pins.program_ids()
+    datapath.state_file.with_name(".datapath.json.new").symlink_to("/dev/full")
+    with pytest.raises(DatapathError, match="No space left on device"):
+        datapath.apply(config, build_objects("GENERATION=2"), devices)
+    assert datapath.pins.program_ids() == before
+    assert datapath.status().problems == []
+
+
 def test_damaged_objects_are_refused(datapath, devices, config, build_objects, tmp_path):
     copied = tmp_path / "objects"
     copied.mkdir()
