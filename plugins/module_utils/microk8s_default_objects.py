@@ -176,23 +176,15 @@ class DefaultObjects:
         )
 
     def _delete(self, items: Iterable[Mapping[str, Any]]) -> None:
-        by_place: dict[tuple[str, str], list[str]] = {}
+        by_namespace: dict[str, list[str]] = {}
         for item in items:
-            if (item["metadata"] or {}).get("deletionTimestamp"):
-                continue
-            kind, namespace, name = reference(item)
-            by_place.setdefault((kind, namespace), []).append(name)
-        for (kind, namespace), names in by_place.items():
+            if not item["metadata"].get("deletionTimestamp"):
+                kind, namespace, name = reference(item)
+                by_namespace.setdefault(namespace, []).append(f"{kind}/{name}")
+        for namespace, names in by_namespace.items():
             scope = ["-n", namespace] if namespace else []
-            self._step(
-                f"delete {kind} {', '.join(names)}",
-                "delete",
-                kind,
-                *names,
-                *scope,
-                "--ignore-not-found",
-                "--wait=false",
-            )
+            what = f"delete {', '.join(names)}"
+            self._step(what, "delete", *names, *scope, "--ignore-not-found", "--wait=false")
 
     def _wait_gone(
         self, workloads: Iterable[Mapping[str, Any]], selectors: Iterable[str], node: str | None

@@ -40,6 +40,12 @@ options:
       that network afterwards.
     type: bool
     default: true
+  wait:
+    description:
+      - Wait until the API knows the node. With V(false) another call, without O(url), does that later, for
+        several nodes side by side.
+    type: bool
+    default: true
 extends_documentation_fragment:
   - podwire.ebpf.microk8s
 attributes:
@@ -77,7 +83,7 @@ node_name:
   sample: worker1
 pod_cidr:
   description: The prefix of its pods, empty while the cluster assigns none.
-  returned: when it has joined
+  returned: when it has joined and was waited for
   type: str
   sample: 10.1.1.0/24
 seconds:
@@ -102,6 +108,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "url": {"type": "str", "no_log": True},
     "role": {"type": "str", "choices": ["worker", "control_plane"], "default": "worker"},
     "network": {"type": "bool", "default": True},
+    "wait": {"type": "bool", "default": True},
 }
 
 
@@ -124,36 +131,40 @@ def join(node: Node) -> dict[str, Any]:
     result: dict[str, Any] = {"changed": changed, "diff": {"before": before, "after": after}}
     if node.check_mode:
         return {**result, "role": wanted, "node_name": layout.node_name}
-    since = 0.0
     seconds = {}
     if changed:
         if not node.params["url"]:
             raise PodwireError(
                 "This node has not joined, and no url is given", "Make one with podwire.ebpf.microk8s_token."
             )
-        since = began = time.time()
-        cluster.join(
-            layout, node.params["url"], worker=wanted == "worker", timeout=node.deadline - time.monotonic()
-        )
+        began = time.time()
+        left = node.deadline - time.monotonic()
+        cluster.join(layout, node.params["url"], worker=wanted == "worker", timeout=left)
         seconds["join"] = round(time.time() - began, 2)
         if not layout.clustered:
             raise PodwireError(
                 "microk8s join ended well, yet this node is not in a cluster",
-                "Look at microk8s inspect on this node; a join that was interrupted leaves "
-                "var/lock/join-in-progress.",
+                "Look at microk8s inspect; a join that was interrupted leaves var/lock/join-in-progress.",
             )
+    result = {**result, "role": layout.role, "node_name": layout.node_name, "seconds": seconds}
+    if not node.params["wait"]:
+        return result
     began = time.time()
     found = wait_ready(
-        node.kubectl, node.snapd, deadline=node.deadline, since=since, network=node.params["network"]
+        node.kubectl,
+        node.snapd,
+        deadline=node.deadline,
+        since=joined_at(node),
+        network=node.params["network"],
     )
     seconds["ready"] = round(time.time() - began, 2)
-    return {
-        **result,
-        "role": layout.role,
-        "node_name": layout.node_name,
-        "pod_cidr": found["spec"].get("podCIDR", ""),
-        "seconds": seconds,
-    }
+    return {**result, "pod_cidr": found["spec"].get("podCIDR", "")}
+
+
+def joined_at(node: Node) -> float:
+    """When a worker joined: what kubelet of an earlier node of this name said before does not count."""
+    lock = node.layout.lock("clustered.lock")
+    return lock.stat().st_mtime if lock.exists() else 0.0
 
 
 def leave(node: Node) -> dict[str, Any]:

@@ -40,6 +40,12 @@ options:
   plugin:
     description: The CNI plugin's binary on the node. Needed for O(state=podwire).
     type: path
+  settle:
+    description:
+      - With O(state=claimed), wait first until some network is configured on the node. Otherwise a new node
+        would keep the state it has in its first seconds, which is none.
+    type: bool
+    default: true
   cluster_cidr:
     description: The pods' prefix; routes of the default network are looked for inside it.
     type: str
@@ -108,6 +114,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["claimed", "podwire", "default", "forgotten"], "required": True},
     "conflist": {"type": "str"},
     "plugin": {"type": "path"},
+    "settle": {"type": "bool", "default": True},
     "cluster_cidr": {"type": "str", "default": "10.1.0.0/16"},
 }
 
@@ -158,6 +165,8 @@ def work(node: Node) -> dict[str, Any]:
     before = described(takeover)
     result: dict[str, Any] = {}
     if state == "claimed":
+        if node.params["settle"] and not node.check_mode and not takeover.conf_files():
+            takeover.wait_default(node.deadline)
         takeover.claim()
     elif state == "podwire":
         result = take(node, takeover)
