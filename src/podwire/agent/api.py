@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -105,15 +106,26 @@ async def _serve_cni(agent: Agent, request: cni.Request) -> dict[str, Any] | Non
         raise CniError(Code.TRY_AGAIN_LATER, f"podwire-agent is not ready: {'; '.join(reasons)}")
     if request.command == "add":
         agent.counters["cni_add"] += 1
-        return await agent.run(endpoints.add, request)
+        started = time.monotonic()
+        result = await agent.run(endpoints.add, request)
+        took = (time.monotonic() - started) * 1000
+        log.info("ADD %s: %s in %.0f ms", _who(request), result["ips"][0]["address"], took)
+        return result
     if request.command == "del":
         agent.counters["cni_del"] += 1
-        await agent.run(endpoints.delete, request.container_id, request.ifname)
+        known = await agent.run(endpoints.delete, request.container_id, request.ifname)
+        log.info("DEL %s%s", _who(request), "" if known else ": not known here")
     elif request.command == "check":
         await agent.run(endpoints.check, request)
     elif request.valid_attachments is not None:
         await agent.run(endpoints.collect, request.valid_attachments)
     return None
+
+
+def _who(request: cni.Request) -> str:
+    """Pod and container of a call, for the log."""
+    pod = "/".join(filter(None, (request.args.get(f"K8S_POD_{part}") for part in ("NAMESPACE", "NAME"))))
+    return f"{pod or 'container'} ({request.container_id[:13]})"
 
 
 def _cni_error(agent: Agent, command: str, error: CniError, version: str) -> web.Response:

@@ -24,6 +24,7 @@ class Cluster:
         self._nodes = store.load_nodes()
         self._host: tuple[tuple[int, str], ...] = ()
         self._fallback_ip = datapath_node_ip
+        self._left_out = False
 
     @property
     def nodes(self) -> tuple[NodeInfo, ...]:
@@ -41,14 +42,14 @@ class Cluster:
         return self._config.node_ip or self._fallback_ip
 
     def set_nodes(self, nodes: tuple[NodeInfo, ...]) -> bool:
-        """Take what the source says. A set without this node is taken too, but keeps what is known of it: a
-        node object that vanished must not take the running pods' addresses with it. True when something
-        changed."""
+        """Take what the source says; True when something changed.
+
+        A list that lacks this node, once it was there, is not taken: the node was removed or this is another
+        cluster, and neither must cut the pods that still run here."""
         with self._guard:
-            names = {node.name for node in nodes}
-            if self._config.node_name not in names:
-                nodes += tuple(node for node in self._nodes if node.name == self._config.node_name)
-            if nodes == self._nodes:
+            known = {node.name for node in self._nodes}
+            self._left_out = self._config.node_name not in {node.name for node in nodes}
+            if nodes == self._nodes or (self._left_out and self._config.node_name in known):
                 return False
             self._nodes = nodes
         try:
@@ -77,6 +78,14 @@ class Cluster:
         """Does the interface with this index carry one of the host's addresses?"""
         with self._guard:
             return any(known == index for known, _ in self._host)
+
+    def problems(self) -> list[str]:
+        """What is odd about the nodes, as sentences."""
+        if not self._left_out:
+            return []
+        return [
+            f"the cluster's list of nodes lacks {self._config.node_name}: the last known nodes stay in use"
+        ]
 
     def state_of(self, endpoints: tuple[Endpoint, ...]) -> ClusterState:
         with self._guard:

@@ -353,7 +353,7 @@ class Agent:
             "bring_up_seconds": self._bring_up_seconds,
             "ready": not reasons,
             "reasons": reasons,
-            "problems": [*(self.endpoints.problems() if self.endpoints else ()), *self._port_problems],
+            "problems": self._problems(),
             "datapath": await self.run(self._datapath_status),
             "ipam": self.endpoints.ipam() if self.endpoints else {"pod_cidr": None, "size": 0, "used": 0},
             "endpoints": len(self.endpoints.all()) if self.endpoints else 0,
@@ -366,6 +366,12 @@ class Agent:
             "counters": dict(self.counters),
             **(await self.run(self._netfilter)),
         }
+
+    def _problems(self) -> list[str]:
+        """What does not keep pods from being served but wants attention."""
+        cluster = self.cluster.problems() if self.cluster else []
+        endpoints = self.endpoints.problems() if self.endpoints else []
+        return [*cluster, *endpoints, *self._port_problems]
 
     def _datapath_status(self) -> dict[str, Any]:
         try:

@@ -113,6 +113,12 @@ def _add_own_node(state: ClusterState, want: Desired, problems: list[str]) -> No
     if network is None:
         return
     want.ipcache4[str(network)] = Ipcache4(IDENTITY_UNMANAGED, cluster=True, local=True)
+    strays = [e for e in state.endpoints if ipaddress.IPv4Address(e.address) not in network]
+    if strays:
+        problems.append(
+            f"{len(strays)} endpoints have addresses outside podCIDR {network}, which has changed: "
+            "recreate their pods"
+        )
     if not any(network.subnet_of(ipaddress.IPv4Network(cidr)) for cidr in state.cluster_cidrs):
         problems.append(
             f"podCIDR {network} lies outside the cluster CIDRs ({', '.join(state.cluster_cidrs) or 'none'})"

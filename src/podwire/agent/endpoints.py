@@ -116,8 +116,9 @@ class Endpoints:
         with self._sync_guard:
             with self._guard:
                 staying = tuple(e for key, e in self._endpoints.items() if key not in self._leaving)
-            want = desired(self._state_of(staying))
-            report = self._kernel.apply(want, full=full)
+            state = self._state_of(staying)
+            want = desired(state)
+            report = self._kernel.apply(want, full=full, nodes_known=bool(state.nodes))
             self._last = want
             self._failures = report.failures
             return report

@@ -111,9 +111,10 @@ class Kernel:
 
     # -- desired state -----------------------------------------------------------------------------
 
-    def apply(self, want: Desired, *, full: bool = False) -> Report:
-        """Make maps, sysctls and routes match, then move the revisions of what changed. Callers take
-        turns."""
+    def apply(self, want: Desired, *, full: bool = False, nodes_known: bool = True) -> Report:
+        """Make maps, sysctls and routes match, then move the revisions of what changed. Callers take turns.
+
+        While the nodes are unknown, what leads to them stays: not knowing is no reason to cut traffic."""
         report = self._reconciler.run(
             {
                 "ipcache4": want.ipcache4,
@@ -122,6 +123,7 @@ class Kernel:
                 "routes": want.routes,
             },
             full=full,
+            keep=frozenset() if nodes_known else frozenset({"ipcache4", "routes"}),
         )
         self.slots.bump(stale_slots(report))
         for (table, key), reason in report.failures.items():

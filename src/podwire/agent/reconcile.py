@@ -69,16 +69,22 @@ class Reconciler:
         self._have: dict[str, dict[Any, Any]] = {}
         self._lock = threading.Lock()
 
-    def run(self, want: Mapping[str, Mapping[Any, Any]], *, full: bool = False) -> Report:
-        """Apply ``want`` (by table name). With ``full`` the kernel is read again instead of trusting
-        memory."""
+    def run(
+        self, want: Mapping[str, Mapping[Any, Any]], *, full: bool = False, keep: frozenset[str] = frozenset()
+    ) -> Report:
+        """Apply ``want`` (by table name). With ``full`` the kernel is read again instead of trusting memory.
+
+        From the tables named in ``keep`` nothing is removed."""
         report = Report()
         with self._lock:
             diffs: list[tuple[Table[Any, Any], Diff[Any, Any]]] = []
             for table in self._tables:
                 if full or table.name not in self._have:
                     self._have[table.name] = table.read()
-                diffs.append((table, diff(want[table.name], self._have[table.name])))
+                change = diff(want[table.name], self._have[table.name])
+                if table.name in keep:
+                    change.delete.clear()
+                diffs.append((table, change))
             for table, change in diffs:
                 if change.upsert:
                     self._upsert(table, change.upsert, report)

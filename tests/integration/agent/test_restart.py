@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from .lab import Network, Node, Pod, eventually, finish, run
 
@@ -182,6 +183,43 @@ def test_drift_is_repaired(node: Node) -> None:
     assert eventually(lambda: pod.ping(node.address))
 
 
+def test_unknown_nodes_are_no_reason_to_cut_traffic(make_node: Make) -> None:
+    first, second = make_node(), make_node()
+    eventually(lambda: second.pod_cidr in first.routes() and first.pod_cidr in second.routes())
+    one, two = first.add("one"), second.add("two")
+    assert eventually(lambda: one.ping(two.address))
+    first.kill(signal.SIGKILL)
+    (first.state / "nodes.json").unlink()
+    content = first.node_file.read_text()
+    first.node_file.write_text("broken: [")
+    first.start(wait=False)
+    reasons = eventually(lambda: _reasons(first, "is unknown"))
+    assert "node1 is unknown" in reasons
+    assert second.pod_cidr in first.routes()
+    assert one.ping(two.address)
+    first.node_file.write_text(content)
+    eventually(first.ready)
+    assert one.ping(two.address)
+
+
+def test_calls_leave_no_descriptor_open(node: Node) -> None:
+    assert node.agent
+
+    def descriptors() -> int:
+        assert node.agent
+        return len(list(Path(f"/proc/{node.agent.pid}/fd").iterdir()))
+
+    for number in range(8):  # every worker opens its own socket once
+        node.add(f"warm{number}")
+        node.delete(f"warm{number}")
+    before = descriptors()
+    for number in range(10):
+        pod = node.add(f"p{number}")
+        assert node.cni("CHECK", f"p{number}", prevResult=pod.result)[0] == 0
+        node.delete(f"p{number}")
+    assert descriptors() <= before + 2
+
+
 def test_routes_come_back_soon_after_a_device_went_down(make_node: Make) -> None:
     first, second = make_node(resync_interval=600.0), make_node()
     eventually(lambda: second.pod_cidr in first.routes())
@@ -316,6 +354,14 @@ def test_nodes_find_each_other_and_forget_deleted_ones(make_node: Make, network:
         eventually(lambda: not one.ping(two.address))
     finally:
         second.close()
+
+
+def _reasons(node: Node, part: str) -> str:
+    try:
+        text = " ".join(node.get("/v1/status")["reasons"])
+    except OSError:
+        return ""
+    return text if part in text else ""
 
 
 def _healthy(node: Node) -> object:

@@ -109,6 +109,15 @@ def test_address_left_by_an_earlier_network_is_not_the_hosts() -> None:
     assert want.endpoints4["192.0.2.200"].host
 
 
+def test_pods_of_a_podcidr_that_has_changed_are_reported_and_stay() -> None:
+    moved = replace(
+        BASE, nodes=(NodeInfo("self", "10.1.77.0/24", ("192.0.2.200",)),), endpoints=(endpoint(2),)
+    )
+    want = desired(moved)
+    assert "10.1.0.2" in want.endpoints4
+    assert "1 endpoints have addresses outside podCIDR 10.1.77.0/24" in want.problems[0]
+
+
 def test_overlapping_podcidr_is_reported_and_left_out() -> None:
     thief = NodeInfo("thief", "10.1.0.0/25", ("192.0.2.9",))
     want = desired(replace(BASE, nodes=(*BASE.nodes, thief)))

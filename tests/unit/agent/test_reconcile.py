@@ -89,6 +89,12 @@ def test_refused_entry_is_reported_and_tried_again() -> None:
     assert table.content == {"a": 1, "b": 2}
 
 
+def test_kept_tables_only_grow() -> None:
+    table = Table("t", {"old": 1}, [])
+    Reconciler([table]).run({"t": {"new": 1}}, keep=frozenset({"t"}))
+    assert table.content == {"old": 1, "new": 1}
+
+
 def test_only_the_slots_of_what_changed_become_stale() -> None:
     report = Report(touched={"endpoints4": [("10.1.0.2", None, Endpoint4(7, 4, "m"))]})
     assert stale_slots(report) == {4}
