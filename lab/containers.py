@@ -69,9 +69,11 @@ def _container(facts: dict[str, Any]) -> Container:
 
 
 def _is_of(pid: int, container_id: str) -> bool:
-    """Whether the process is the container's: after a crash the number may be another's."""
+    """Whether the process lives and is the container's: after a crash the number may be another's, or a
+    zombie's that nobody waits for."""
     try:
-        return container_id in Path(f"/proc/{pid}/cgroup").read_text()
+        status = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        return status not in "ZX" and container_id in Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:
         return False
 

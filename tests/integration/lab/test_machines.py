@@ -72,7 +72,9 @@ def kill_without_telling_podman(container):
     kill(parent)
     kill(container.pid)
     deadline = time.monotonic() + 20
-    while Path(f"/proc/{container.pid}").exists() and time.monotonic() < deadline:
+    stat = Path(f"/proc/{container.pid}/stat")
+    # Where nobody waits for orphans it stays as a zombie.
+    while stat.exists() and ") Z " not in stat.read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
