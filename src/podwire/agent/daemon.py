@@ -271,10 +271,9 @@ class Agent:
             except ValueError as error:
                 log.error("%s", error)
         report = self.endpoints.sync(full=full)
-        repaired = sum(report.changed.values())
-        if full and repaired and not self._problem:
-            log.warning("the kernel had drifted, repaired: %s", report.changed)
-            self.counters["repaired"] += repaired
+        if report.drift:
+            log.warning("changed by somebody else and put right: %s", report.drift)
+            self.counters["repaired"] += sum(report.drift.values())
         if self.config.health:
             try:
                 self.endpoints.ensure_health(self.config.health_netns)

@@ -56,6 +56,8 @@ class Report:
     """What one run did. ``failures`` is keyed by (table name, key)."""
 
     changed: dict[str, int] = field(default_factory=dict)
+    drift: dict[str, int] = field(default_factory=dict)
+    """Per table: how many entries somebody else had changed since they were last looked at."""
     failures: dict[tuple[str, Any], str] = field(default_factory=dict)
     touched: dict[str, list[tuple[Any, Any, Any]]] = field(default_factory=dict)
     """Per table: (key, before, after) of what was written; None = absent."""
@@ -80,7 +82,7 @@ class Reconciler:
             diffs: list[tuple[Table[Any, Any], Diff[Any, Any]]] = []
             for table in self._tables:
                 if full or table.name not in self._have:
-                    self._have[table.name] = table.read()
+                    self._read(table, report)
                 change = diff(want[table.name], self._have[table.name])
                 if table.name in keep:
                     change.delete.clear()
@@ -93,10 +95,14 @@ class Reconciler:
                     self._delete(table, change.delete, report)
         return report
 
-    def forget(self, name: str, key: Any) -> None:
-        """The kernel dropped an entry by itself (a route goes with its device)."""
-        with self._lock:
-            self._have.get(name, {}).pop(key, None)
+    def _read(self, table: Table[Any, Any], report: Report) -> None:
+        found = table.read()
+        before = self._have.get(table.name)
+        if before is not None:
+            drifted = diff(before, found)
+            if drifted:
+                report.drift[table.name] = len(drifted.upsert) + len(drifted.delete)
+        self._have[table.name] = found
 
     def _upsert(self, table: Table[Any, Any], entries: dict[Any, Any], report: Report) -> None:
         failed = table.upsert(entries)

@@ -181,6 +181,7 @@ def test_drift_is_repaired(node: Node) -> None:
     assert node.datapath.map("podwire_endpoints4").delete({"address": address})
     eventually(lambda: pod.address in node.routes() and pod.address in node.local_addresses())
     assert eventually(lambda: pod.ping(node.address))
+    assert node.get("/v1/status")["counters"]["repaired"] == 2
 
 
 def test_unknown_nodes_are_no_reason_to_cut_traffic(make_node: Make) -> None:

@@ -71,6 +71,15 @@ def test_full_run_repairs_drift(have: dict[str, int], want: dict[str, int], drif
     assert table.content == want
 
 
+def test_drift_is_what_others_changed_and_not_what_is_newly_wanted() -> None:
+    table = Table("t", {}, [])
+    reconciler = Reconciler([table])
+    assert not reconciler.run({"t": {"a": 1, "b": 1}}).drift
+    assert not reconciler.run({"t": {"a": 2, "c": 1}}, full=True).drift
+    table.content = {"a": 9, "x": 1}
+    assert reconciler.run({"t": {"a": 2, "c": 1}}, full=True).drift == {"t": 3}
+
+
 def test_writes_go_first_to_last_and_deletes_last_to_first() -> None:
     journal: list[str] = []
     one, two = Table("one", {"old": 1}, journal), Table("two", {"old": 1}, journal)
