@@ -19,9 +19,9 @@ const volatile __be32 cfg_gateway_ip4 = 0;
 /* MAC address of every host-side veth: the gateway's MAC address as pods see it. */
 const volatile __u8 cfg_host_mac[ETH_ALEN] __attribute__((aligned(4))) = { 0 };
 /* Ports and ICMP ids that masqueraded flows use, host order, both included. The host must not use them:
- * keep ip_local_port_range and node ports outside. */
-const volatile __u16 cfg_nat_port_min = 32768;
-const volatile __u16 cfg_nat_port_max = 60999;
+ * the range lies above Linux' own ephemeral ports (32768 to 60999) and above node ports. */
+const volatile __u16 cfg_nat_port_min = 61000;
+const volatile __u16 cfg_nat_port_max = 65535;
 /* Bytes of the largest IP packet that pods and the node's devices carry. Larger ones go to the stack, which
  * answers "fragmentation needed" or fragments. */
 const volatile __u32 cfg_mtu = 1500;
