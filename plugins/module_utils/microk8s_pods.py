@@ -12,11 +12,13 @@ import copy
 import json
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl import Kubectl, condition
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_ready import parse_time
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_takeover import replacing
 
 MIRROR = "kubernetes.io/config.mirror"
 #: startTime has whole seconds, and a sandbox that was being made at the switch may still have got the old
@@ -56,7 +58,12 @@ def has_own_network(pod: Mapping[str, Any]) -> bool:
 
 
 def on_old_network(pod: Mapping[str, Any], since: float) -> bool:
-    """Whether the pod got its network before ``since`` (seconds since the epoch)."""
+    """Whether the pod got its network before ``since`` (seconds since the epoch).
+
+    One that is on its way out does not matter any more.
+    """
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
     started = parse_time((pod.get("status") or {}).get("startTime"))
     return has_own_network(pod) and started is not None and started <= since + SLACK
 
@@ -111,22 +118,62 @@ class Pods:
         self.deadline = deadline
         self.dry = dry
 
+    @property
+    def _kept(self) -> Path:
+        """Where manifests of bare pods wait while their pods are away: nobody else has a copy."""
+        return self.kubectl.layout.lock(f"podwire-bare-pods-{self.node}.json")
+
     def recreate(self, since: float) -> list[str]:
         """Recreate every pod that hangs on the network from before ``since``; return their names."""
         mine = self.kubectl.items("pods", "-A", f"--field-selector=spec.nodeName={self.node}")
         old = [pod for pod in mine if on_old_network(pod, since)]
-        names = sorted(key(pod) for pod in old)
-        if not old or self.dry:
+        away = self._read_kept()
+        names = sorted({*(key(pod) for pod in old), *(key(pod) for pod in away)})
+        if not names or self.dry:
             return names
         before = ready_by_owner(self.kubectl.items("pods", "-A"))
         concerned = ready_by_owner(old)
         bare = [pod for pod in old if controller(pod) is None]
+        away += [reborn(pod) for pod in bare]
+        if away:
+            with replacing(self._kept, 0o600) as stream:
+                stream.write(json.dumps(away).encode())
         self._delete(old)
-        self._wait_deleted({str(pod["metadata"]["uid"]): key(pod) for pod in old})
-        for pod in bare:
-            self.kubectl.run("create", "-f", "-", stdin=json.dumps(reborn(pod)))
+        for pod in away:
+            self._create(pod)
+        self._kept.unlink(missing_ok=True)
         self._wait_running({owner: before[owner] for owner in concerned if owner in before})
         return names
+
+    def _read_kept(self) -> list[dict[str, Any]]:
+        try:
+            return list(json.loads(self._kept.read_text()))
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise PodwireError(
+                f"{self._kept} cannot be read: {error}",
+                "It holds the manifests of pods that an interrupted run deleted. Create them by hand, delete "
+                "the file, and run again.",
+            ) from error
+
+    def _create(self, manifest: Mapping[str, Any]) -> None:
+        """Make a bare pod again as soon as its name is free, unless somebody made it meanwhile."""
+        metadata = manifest["metadata"]
+        while True:
+            there = self.kubectl.get("pod", metadata["name"], namespace=metadata["namespace"])
+            if there is None:
+                self.kubectl.run("create", "-f", "-", stdin=json.dumps(manifest))
+                return
+            if not there["metadata"].get("deletionTimestamp"):
+                return
+            if time.monotonic() >= self.deadline:
+                raise PodwireError(
+                    f"The pod {key(manifest)} does not end",
+                    "See microk8s kubectl describe pod for what holds it (finalizers, a long grace period); "
+                    f"run again. Its manifest is kept in {self._kept}.",
+                )
+            time.sleep(0.5)
 
     def _why(self, pod: Mapping[str, Any]) -> str:
         """Why a pod does not run, with its last warning: "ContainerCreating" alone says nothing."""
@@ -144,20 +191,6 @@ class Pods:
             by_namespace.setdefault(pod["metadata"]["namespace"], []).append(pod["metadata"]["name"])
         for namespace, names in by_namespace.items():
             self.kubectl.run("delete", "pods", *names, "-n", namespace, "--ignore-not-found", "--wait=false")
-
-    def _wait_deleted(self, uids: Mapping[str, str]) -> None:
-        while True:
-            mine = self.kubectl.items("pods", "-A", f"--field-selector=spec.nodeName={self.node}")
-            left = [uids[uid] for pod in mine if (uid := str(pod["metadata"]["uid"])) in uids]
-            if not left:
-                return
-            if time.monotonic() >= self.deadline:
-                raise PodwireError(
-                    f"Pods of {self.node} do not end: {', '.join(sorted(left))}",
-                    "See microk8s kubectl describe pod for what holds them (finalizers, a long grace "
-                    "period); run again.",
-                )
-            time.sleep(0.5)
 
     def _wait_running(self, wanted: Mapping[str, int]) -> None:
         while True:

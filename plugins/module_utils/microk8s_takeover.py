@@ -233,11 +233,11 @@ class Takeover:
         path.chmod(0o644)
 
     def _write(self, path: Path, text: str, mode: int) -> None:
-        with _replacement(path, mode) as stream:
+        with replacing(path, mode) as stream:
             stream.write(text.encode())
 
     def _copy(self, source: Path, target: Path) -> None:
-        with _replacement(target, 0o755) as stream, source.open("rb") as origin:
+        with replacing(target, 0o755) as stream, source.open("rb") as origin:
             shutil.copyfileobj(origin, stream)
 
     def _forward(self, sysctl: Path) -> None:
@@ -282,7 +282,8 @@ class _Replacement:
             self.temporary.unlink(missing_ok=True)
 
 
-def _replacement(path: Path, mode: int) -> _Replacement:
+def replacing(path: Path, mode: int) -> _Replacement:
+    """A binary stream whose content takes the file's place, whole, when the ``with`` block ends well."""
     return _Replacement(path, mode)
 
 

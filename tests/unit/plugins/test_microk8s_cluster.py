@@ -5,7 +5,11 @@ commands say.
 from __future__ import annotations
 
 import copy
+import json
 import os
+import sys
+import textwrap
+import time
 
 import pytest
 from ansible_collections.podwire.ebpf.plugins.module_utils import microk8s_cluster as cluster
@@ -17,11 +21,13 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_default_obje
     selector,
 )
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl import (
+    Kubectl,
     clean_environment,
     decode_stream,
 )
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import Layout
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_pods import (
+    Pods,
     on_old_network,
     ready_by_owner,
     reborn,
@@ -133,6 +139,9 @@ def test_pods_from_before_the_switch_are_old():
         "whole seconds: it may have started at 100.9 by another clock's rounding"
     )
     assert not on_old_network(pod(), 98.0)
+    going = pod()
+    going["metadata"]["deletionTimestamp"] = "1970-01-01T00:01:50Z"
+    assert not on_old_network(going, 200.0)
 
 
 def test_pods_without_a_network_of_their_own_stay():
@@ -320,3 +329,74 @@ def test_what_the_files_say_of_a_node(tmp_path):
     assert layout.clustered and layout.kubeconfig.name == "client.config"
     layout.lock("clustered.lock").touch()
     assert layout.role == "worker" and layout.kubeconfig.name == "kubelet.config"
+
+
+def bare(name, **metadata):
+    found = pod()
+    found["metadata"].update(name=name, **metadata)
+    return found
+
+
+def kubectl_of(tmp_path, pods):
+    """kubectl as a script over a file of pods, as far as the module asks for it."""
+    layout = Layout(tmp_path)
+    layout.snap.mkdir(parents=True, exist_ok=True)
+    layout.locks.mkdir(parents=True, exist_ok=True)
+    state = tmp_path / "pods.json"
+    state.write_text(json.dumps(pods))
+    program = layout.snap / "kubectl"
+    program.write_text(
+        textwrap.dedent(
+            f"""\
+            #!{sys.executable}
+            import json, sys
+            from pathlib import Path
+            state = Path({str(state)!r})
+            pods, words = json.loads(state.read_text()), sys.argv[2:]
+            if words[0] == "delete":
+                pods = [pod for pod in pods if pod["metadata"]["name"] not in words]
+            elif words[0] == "create":
+                if Path({str(tmp_path / "refuse")!r}).exists():
+                    sys.exit("the API is away")
+                ready = {{"type": "Ready", "status": "True"}}
+                status = {{"phase": "Running", "startTime": "2030-01-01T00:00:00Z", "conditions": [ready]}}
+                pods.append({{**json.load(sys.stdin), "status": status}})
+            elif words[1] == "pod":
+                found = [pod for pod in pods if pod["metadata"]["name"] == words[2]]
+                print(json.dumps(found[0]) if found else "")
+            else:
+                print(json.dumps({{"items": pods}}))
+            state.write_text(json.dumps(pods))
+            """
+        )
+    )
+    program.chmod(0o755)
+    return Kubectl(layout), state
+
+
+def names_in(state):
+    return [item["metadata"]["name"] for item in json.loads(state.read_text())]
+
+
+def test_bare_pods_come_back_and_the_second_time_nothing_happens(tmp_path):
+    kubectl, state = kubectl_of(tmp_path, [bare("one"), bare("two")])
+    deadline = time.monotonic() + 20
+    assert Pods(kubectl, "n1", deadline=deadline, dry=True).recreate(200.0) == ["d/one", "d/two"]
+    assert Pods(kubectl, "n1", deadline=deadline, dry=False).recreate(200.0) == ["d/one", "d/two"]
+    assert sorted(names_in(state)) == ["one", "two"]
+    assert Pods(kubectl, "n1", deadline=deadline, dry=False).recreate(200.0) == []
+
+
+def test_a_bare_pod_survives_a_run_that_breaks_off_after_its_deletion(tmp_path):
+    kubectl, state = kubectl_of(tmp_path, [bare("one")])
+    (tmp_path / "refuse").touch()
+    deadline = time.monotonic() + 20
+    with pytest.raises(PodwireError, match="the API is away"):
+        Pods(kubectl, "n1", deadline=deadline, dry=False).recreate(200.0)
+    assert names_in(state) == []
+    kept = kubectl.layout.lock("podwire-bare-pods-n1.json")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "refuse").unlink()
+    assert Pods(kubectl, "n1", deadline=deadline, dry=False).recreate(200.0) == ["d/one"]
+    assert names_in(state) == ["one"]
+    assert not kept.exists()
