@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from subprocess import CompletedProcess
 
 from lab import containers, keys, underlay
@@ -47,9 +48,20 @@ def start(lab: Lab, image: str, log: Log) -> None:
         list(pool.map(lambda member: containers.create(lab, member, image), missing))
     for member in lab.members:
         underlay.attach(lab, member, containers.alive(lab, member).pid)
+    for node in lab.nodes:
+        introduce(lab, node)
     log("waiting for ssh")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda node: wait_for_ssh(lab, node), lab.nodes))
+
+
+def introduce(lab: Lab, node: str) -> None:
+    """Tell a node the names of members that came after it."""
+    path = Path(f"/proc/{containers.alive(lab, node).pid}/root/etc/hosts")
+    known = path.read_text().splitlines() if path.exists() else []
+    new = [line for line in keys.hosts_file(lab, node).splitlines() if line not in known]
+    if known and new:  # without the file the node is about to make it itself
+        path.write_text("\n".join([*known, *new]) + "\n")
 
 
 def unusable(lab: Lab, existing: dict[str, Container], image: str) -> str:
