@@ -59,7 +59,7 @@ static __always_inline int from_pod4(struct __sk_buff *skb, struct podwire_packe
 	/* A SYN may start a new connection over an old one's entry: the slow path sorts that out. */
 	if (likely(!packet_is_syn(packet))) {
 		entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
-		if (likely(entry && ct4_current(entry, skb->ifindex) && ct4_touch(entry, packet)))
+		if (likely(entry && ct4_current(entry, packet, skb->ifindex) && ct4_touch(entry, packet)))
 			return deliver4(skb, packet, entry);
 	}
 	return from_pod_slow4(skb, packet);

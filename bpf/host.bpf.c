@@ -113,7 +113,7 @@ static __always_inline int from_netdev4(struct __sk_buff *skb, struct podwire_pa
 	}
 	if (likely(!packet_is_syn(packet))) {
 		entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
-		if (likely(entry && ct4_current(entry, 0) && ct4_touch(entry, packet)))
+		if (likely(entry && ct4_current(entry, packet, 0) && ct4_touch(entry, packet)))
 			return deliver4(skb, packet, entry);
 	}
 	return from_netdev_slow4(skb, packet);

@@ -27,10 +27,31 @@ static __always_inline __u8 ct4_mode_flag(void)
 	return ebpf_host_routing() ? PODWIRE_CT_EBPF_ROUTING : 0;
 }
 
-/* May this packet follow the entry? `ifindex` is the interface it came from, 0 for a device of the node. */
-static __always_inline bool ct4_current(const struct podwire_ct4 *entry, __u32 ifindex)
+/* Would netfilter call this packet invalid, as the first one of its flow that it meets? It takes data for the
+ * middle of a connection, but no goodbye, no answer to a SYN and no echo reply; kube-proxy drops the invalid.
+ */
+static __always_inline bool invalid_as_first(const struct podwire_packet *packet)
 {
-	return entry->ifindex == ifindex && (entry->flags & PODWIRE_CT_EBPF_ROUTING) == ct4_mode_flag() &&
+	if (packet->tuple.protocol == IPPROTO_TCP)
+		return packet->tcp_flags & (TCP_FLAG_SYN | TCP_FLAG_FIN | TCP_FLAG_RST);
+	return packet->flags & PACKET_ICMP_ECHO_REPLY;
+}
+
+/* Was the entry decided under the host routing in force? After a switch to legacy, packets that would make a
+ * bad start keep to the way that their flow has gone; the others take it to the stack. */
+static __always_inline bool ct4_mode_current(const struct podwire_ct4 *entry,
+					     const struct podwire_packet *packet)
+{
+	if (likely((entry->flags & PODWIRE_CT_EBPF_ROUTING) == ct4_mode_flag()))
+		return true;
+	return !ebpf_host_routing() && invalid_as_first(packet);
+}
+
+/* May this packet follow the entry? `ifindex` is the interface it came from, 0 for a device of the node. */
+static __always_inline bool ct4_current(const struct podwire_ct4 *entry, const struct podwire_packet *packet,
+					__u32 ifindex)
+{
+	return entry->ifindex == ifindex && ct4_mode_current(entry, packet) &&
 	       slot_revision(entry->source_slot) == entry->source_revision &&
 	       slot_revision(entry->destination_slot) == entry->destination_revision;
 }
@@ -193,8 +214,11 @@ static __noinline int ct4_record(struct podwire_packet *packet, struct podwire_c
 	if (!(decision->flags & PODWIRE_CT_ORIGINAL))
 		decision->flags &= ~PODWIRE_CT_MASQUERADE;
 
+	/* Echo requests that have met netfilter take the replies with them. */
 	write_reverse =
 		!old_reverse || packet_is_syn(packet) ||
+		(packet->tuple.protocol == IPPROTO_ICMP &&
+		 (old_reverse->flags & PODWIRE_CT_EBPF_ROUTING) != ct4_mode_flag()) ||
 		((decision->flags & PODWIRE_CT_VIA_STACK) && !(old_reverse->flags & PODWIRE_CT_VIA_STACK));
 	if (bpf_map_update_elem(&podwire_ct4, &packet->tuple, decision, BPF_ANY))
 		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,3 +120,28 @@ def test_connections_survive_a_forgotten_conntrack_table(running: Cluster) -> No
         for node in ("node1", "node2", "node1"):
             running.datapaths[node].map("podwire_ct4").clear()
             progress(talks, 10)
+
+
+@pytest.mark.parametrize("pair", [("a", "b"), ("a", "c"), ("c", "a"), ("a", "world")], ids="-".join)
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_goodbyes_cross_a_switch(running: Cluster, pair: tuple[str, str], first: str) -> None:
+    """Legacy host routing meets connections that netfilter has never seen. It takes their data for the middle
+    of a connection, but calls a FIN without one invalid, and kube-proxy drops what is invalid: the end that
+    said goodbye would repeat it for minutes, and whoever waits for it (netperf's TCP_CRR did) would hang."""
+    client, server = pair
+    for node in ("node1", "node2"):
+        running.nft(
+            node,
+            "add chain ip proxy judge { type filter hook forward priority 0; }\n"
+            "add rule ip proxy judge ct state invalid drop\n",
+        )
+    with (
+        traffic.listening(running, server, PORT) as door,
+        traffic.connected(running, client, door, (ADDRESSES[server], PORT)) as ends,
+    ):
+        running.switch("legacy")
+        leaver, stayer = ends if first == "client" else reversed(ends)
+        leaver.shutdown(socket.SHUT_WR)
+        assert stayer.recv(1) == b"", "the goodbye arrived"
+        stayer.shutdown(socket.SHUT_WR)
+        assert leaver.recv(1) == b"", "and was answered"
