@@ -1,10 +1,13 @@
 # podwire: everything a user or contributor runs. `make` alone prints this help.
 
 LAB ?= podwire
-NODES ?=
 export LAB
+ifdef NODES
 export NODES
-export PODWIRE_CACHE
+endif
+ifdef PODWIRE_CACHE
+export PODWIRE_CACHE := $(abspath $(PODWIRE_CACHE))
+endif
 
 BIN := .venv/bin
 LAB_COMMAND := $(BIN)/python -m lab

@@ -98,7 +98,7 @@ class Cache:
     """A directory of build results. ``log`` receives one line for each thing worth telling a person."""
 
     def __init__(self, root: str | os.PathLike[str] | None = None, log: Log | None = None) -> None:
-        self.root = Path(root) if root else default_root()
+        self.root = Path(root or default_root()).absolute()
         self._log = log or (lambda line: None)
 
     def path(self, kind: str, key: str) -> Path:

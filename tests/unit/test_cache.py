@@ -311,6 +311,13 @@ def test_default_root_follows_the_environment(monkeypatch, tmp_path):
     assert Cache().root == Path("/var/cache/podwire")
 
 
+def test_a_relative_root_stays_where_it_was_given(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cache = Cache("here")
+    monkeypatch.chdir("/")
+    assert cache.root == tmp_path / "here"
+
+
 def test_fingerprint_depends_on_content_names_and_order_only(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
