@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.podwire.ebpf.plugins.module_utils.cache import default_root
 
 from lab.errors import LabError
 from lab.kubernetes import build as kubernetes
@@ -19,8 +20,7 @@ KUBELITE = Path(kubernetes.__file__).parent / "kubelite"
 
 def compiler_cache() -> str:
     """The lab's compiler cache: compiling the standard library's TLS takes longer than all tests."""
-    cache = Path(os.environ.get("PODWIRE_CACHE", "/var/cache/podwire"))
-    return os.environ.get("GOCACHE") or str(cache / "go-build")
+    return os.environ.get("GOCACHE") or str(default_root() / "go-build")
 
 
 @pytest.mark.parametrize(
