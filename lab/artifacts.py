@@ -203,4 +203,4 @@ def _failed(artifact: Artifact, error: Exception, log: Path) -> LabError:
     if hint in message:  # some errors carry it in their text already
         message = message.replace(hint, "").rstrip(". ")
     kind = "" if isinstance(error, LabError) or hasattr(error, "hint") else f"{type(error).__name__}: "
-    return LabError(f"building the {artifact.title} failed: {kind}{message}", hint, log)
+    return LabError(f"{artifact.title}: building it failed: {kind}{message}", hint, log)
