@@ -18,7 +18,7 @@ E2E_LAB := $(if $(filter podwire,$(LAB)),molecule,$(LAB))
 
 .DEFAULT_GOAL := help
 .PHONY: help bootstrap build machines up check status ssh down test lint unit bpf bpf-6.1 integration collection e2e \
-	lint-python lint-types lint-yaml lint-ansible lint-c format pins
+	lint-python lint-types lint-yaml lint-ansible lint-c benchmark benchmark-cni benchmark-path format pins
 
 help: ## print this help
 	@awk 'BEGIN {FS = ":.*## "; \
@@ -92,6 +92,15 @@ collection: bootstrap ## the built collection, installed where there is no check
 
 e2e: bootstrap ## the lab's whole life: create, converge, idempotence, verify, destroy (root)
 	LAB=$(E2E_LAB) PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/molecule test --scenario-name default
+
+## Benchmarks: they report, and nothing fails because a machine was busy
+benchmark: benchmark-cni benchmark-path ## both of the following
+
+benchmark-cni: bootstrap ## CNI ADD, the agent's memory and start (root)
+	$(BIN)/python benchmarks/cni_add.py
+
+benchmark-path: bootstrap ## pod to pod beside a minimal program and a bare veth pair (root)
+	PYTHONPATH=.:src:collections $(BIN)/python -m benchmarks.pod_path
 
 ## Upkeep
 format: bootstrap ## format Python and C
