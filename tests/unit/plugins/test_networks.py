@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible.errors import AnsibleFilterError
 from ansible_collections.podwire.ebpf.plugins.filter import networks
 
 
@@ -41,3 +42,20 @@ def test_node_networks_leaves_pod_network_devices_out() -> None:
         "down0": {"active": False},
     }
     assert set(networks.node_networks(facts).values()) == {"10.0.2.0/24", "192.168.0.0/16", "172.20.0.0/20"}
+
+
+FACTS = {
+    "hostname": "w1",
+    "interfaces": ["eth0", "br-lan"],
+    "eth0": {"ipv4": {"address": "10.0.2.15", "netmask": "255.255.255.0"}},
+    "br_lan": {"ipv4": {"address": "172.20.0.1"}, "ipv4_secondaries": [{"address": "172.20.0.2"}]},
+}
+
+
+def test_device_of_finds_secondary_addresses_and_odd_names() -> None:
+    assert networks.device_of(FACTS, " 172.20.0.2\n") == "br-lan"
+
+
+def test_device_of_names_what_the_node_has_and_the_variable_to_set() -> None:
+    with pytest.raises(AnsibleFilterError, match=r"10\.0\.2\.15, 172\.20\.0\.1.*podwire_node_ip"):
+        networks.device_of(FACTS, "10.9.9.9")
