@@ -1,4 +1,4 @@
-"""What the build modules know of the cache: whether something was missing, without making it in check mode."""
+"""What the build modules know of the cache: was something missing? Check mode makes nothing."""
 
 from __future__ import annotations
 
