@@ -38,7 +38,8 @@ def test_cluster_knows_nothing_of_podwire(uninstalled, cluster) -> None:
 
 
 def test_default_network_carries_the_pods(uninstalled, works) -> None:
-    works()
+    """Its bridge has an address of its own, by which pods see their node; podwire puts none on the host."""
+    works(addresses=False)
 
 
 def test_second_run_changes_nothing(uninstalled, playbook) -> None:
