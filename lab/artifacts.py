@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import graph, imagebuild, process, rootfs
+from lab import graph, imagebuild, process, rootfs, state
 from lab.config import ROOT
 from lab.errors import LabError
 from lab.process import Log
@@ -20,7 +20,7 @@ from lab.progress import Progress
 HERE = Path(__file__).parent
 GIBIBYTE = 1 << 30
 COLLECTION = "ansible_collections.podwire.ebpf.plugins.module_utils"
-# Entries of each kind that stay in the cache besides the one in use.
+# The latest entries of each kind that stay in the cache; those that a lab of this checkout runs on stay too.
 KEEP = 3
 
 Paths = Mapping[str, Path]
@@ -66,7 +66,7 @@ def _cached(
 
         parts = [part for given in inputs(made) for part in _named(given)]
         path: Path = cache.build(kind, fingerprint(kind, *parts), fill, log=log, need=need)
-        cache.prune(kind, KEEP)
+        cache.prune(kind, KEEP, state.artifacts_in_use())
         return path
 
     return make

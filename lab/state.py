@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lab.config import Lab, state_directory
+from lab.config import DEFAULT_NAME, ROOT, Lab, state_directory
 
 FILE = "lab.json"
 
@@ -18,6 +18,13 @@ def read(name: str) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def artifacts_in_use() -> set[Path]:
+    """The cache entries that the labs of this checkout were made from and still name."""
+    names = [path.name.removeprefix(".lab-") for path in ROOT.glob(".lab-*")]
+    remembered = [read(name).get("artifacts", {}) for name in (DEFAULT_NAME, *names)]
+    return {Path(path) for paths in remembered for path in paths.values()}
 
 
 def write(lab: Lab, artifacts: dict[str, Path]) -> None:

@@ -36,6 +36,8 @@ class Archive:
             "-o", f"Dir::Cache={directory / 'cache'}",
             "-o", "APT::Sandbox::User=root",
             "-o", "Acquire::Retries=3",
+            # Without it apt-get update ends with 0 when the mirror cannot be reached.
+            "-o", "APT::Update::Error-Mode=any",
             "-o", "Acquire::Languages=none",
         ]  # fmt: skip
         log("fetching Debian's package lists")

@@ -23,7 +23,7 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Collection, Iterator
 
 DEFAULT_ROOT = "/var/cache/podwire"
 MANIFEST = ".manifest.json"
@@ -185,10 +185,10 @@ class Cache:
             _remove(entry)
         return existed
 
-    def prune(self, kind: str, keep: int) -> list[str]:
+    def prune(self, kind: str, keep: int, spare: Collection[Path] = ()) -> list[str]:
         """Remove all but the ``keep`` most recently used entries of a kind; returns the removed keys.
 
-        Entries that another run is working on are left alone.
+        The directories in ``spare`` and entries that another run is working on are left alone.
         """
         folder = self.path(kind, "any").parent
         try:
@@ -198,6 +198,8 @@ class Cache:
         entries.sort(key=lambda item: item.stat().st_mtime, reverse=True)
         removed = []
         for entry in entries[keep:]:
+            if entry in spare:
+                continue
             with self._try_lock(kind, entry.name) as locked:
                 if locked:
                     _remove(entry)

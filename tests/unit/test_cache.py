@@ -304,6 +304,13 @@ def test_prune_keeps_the_most_recently_used(cache):
     assert cache.prune("unknown", keep=1) == []
 
 
+def test_prune_spares_what_is_in_use(cache):
+    paths = [cache.build("kind", key, write()) for key in "abc"]
+    for number, path in enumerate(paths):
+        os.utime(path, (number, number))
+    assert cache.prune("kind", keep=1, spare={paths[0]}) == ["b"]
+
+
 def test_default_root_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("PODWIRE_CACHE", str(tmp_path))
     assert Cache().root == tmp_path
