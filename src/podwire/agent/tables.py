@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -19,7 +20,7 @@ IPCACHE_CLUSTER, IPCACHE_SERVICE, IPCACHE_NODE, IPCACHE_LOCAL = 1, 2, 4, 8
 _LAST_REVISION = 0xFFFFFFFF
 
 
-class MapTable(Generic[V]):
+class MapTable(ABC, Generic[V]):
     """A map whose keys and values are converted by the subclass."""
 
     name: str
@@ -27,17 +28,21 @@ class MapTable(Generic[V]):
     def __init__(self, open_map: OpenMap) -> None:
         self._open = open_map
 
+    @abstractmethod
     def encode_key(self, key: str) -> Any:
-        raise NotImplementedError
+        """The map's key for an entry's name."""
 
+    @abstractmethod
     def decode_key(self, key: Any) -> str:
-        raise NotImplementedError
+        """The entry's name for a key of the map; undoes ``encode_key``."""
 
+    @abstractmethod
     def encode(self, value: V) -> dict[str, Any]:
-        raise NotImplementedError
+        """The map's value, by the names of its fields."""
 
+    @abstractmethod
     def decode(self, value: Any) -> V:
-        raise NotImplementedError
+        """The entry for a value of the map; undoes ``encode``."""
 
     def read(self) -> dict[str, V]:
         return {self.decode_key(key): self.decode(value) for key, value in self._open().items()}

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._ffi import ffi, last_errno, lib
 from .btf import Btf
+from .closing import Closing
 from .errors import BpfError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Handle:
+class Handle(Closing):
     """Owner of one BPF file descriptor; closing it twice is harmless. ``label`` names it in messages."""
 
     def __init__(self, fd: int, label: str) -> None:
@@ -40,14 +40,6 @@ class Handle:
         if fd >= 0:
             with contextlib.suppress(OSError):
                 os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if getattr(self, "fd", -1) >= 0:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import enum
 import errno
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._ffi import ffi, last_errno, lib
 from .errors import BpfError
-from .handle import Handle, object_info, open_pin
+from .handle import Handle, object_info
 from .programs import Program
 
 if TYPE_CHECKING:
@@ -48,11 +47,6 @@ class Link(Handle):
                 last_errno(fd),
             )
         return cls(fd, f"{program.label}@{ifindex}")
-
-    @classmethod
-    def pinned(cls, path: Path) -> Self:
-        """Open the link pinned at ``path``."""
-        return cls(open_pin(path), path.name)
 
     @property
     def info(self) -> LinkInfo:

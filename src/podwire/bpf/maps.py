@@ -7,14 +7,13 @@ import errno
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._ffi import ffi, last_errno, lib
 from .btf import Btf
 from .codec import Codec, codec_for, raw_codec
 from .errors import BpfError
-from .handle import Handle, kernel_btf, object_info, open_pin
+from .handle import Handle, kernel_btf, object_info
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -103,11 +102,6 @@ class Map(Handle):
         )  # fmt: skip
         self._btf = btf
         self.per_cpu = self.info.type in _PER_CPU
-
-    @classmethod
-    def pinned(cls, path: Path) -> Self:
-        """Open the map pinned at ``path``."""
-        return cls(open_pin(path), path.name)
 
     @classmethod
     def by_id(cls, number: int) -> Self:

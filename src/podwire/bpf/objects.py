@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._ffi import collect_messages, ffi, last_errno, lib
 from .btf import Btf
+from .closing import Closing
 from .codec import Codec, codec_for
 from .errors import BpfError, LoadError
 from .maps import Map, map_type_name
@@ -41,7 +41,7 @@ class MapDeclaration:
         return map_type_name(self.type)
 
 
-class BpfObject:
+class BpfObject(Closing):
     """One object file, from opening to the loaded programs. Use it as a context manager.
 
     Programs and maps handed out own duplicates of the descriptors, so they outlive the object.
@@ -68,14 +68,6 @@ class BpfObject:
         pointer, self._pointer = self._pointer, None
         if pointer is not None:
             lib().bpf_object__close(pointer)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @functools.cached_property
     def btf(self) -> Btf:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._ffi import ffi, last_errno, lib
 from .btf import Btf, Kind
 from .codec import Codec, codec_for
 from .errors import BpfError
-from .handle import Handle, kernel_btf, object_info, open_pin
+from .handle import Handle, kernel_btf, object_info
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -56,11 +55,6 @@ class Program(Handle):
     def __init__(self, fd: int, label: str, btf: Btf | None = None) -> None:
         super().__init__(fd, label)
         self._btf = btf
-
-    @classmethod
-    def pinned(cls, path: Path) -> Self:
-        """Open the program pinned at ``path``."""
-        return cls(open_pin(path), path.name)
 
     @classmethod
     def by_id(cls, number: int) -> Self:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._ffi import ffi, last_errno, lib
+from .closing import Closing
 from .errors import BpfError
 from .maps import Map
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
-
-class RingBuffer:
+class RingBuffer(Closing):
     """Calls ``on_sample(bytes)`` for each record, in order. One consumer per ring buffer and thread.
 
     ``fileno()`` becomes readable when there is something, so an event loop can wait on it and call
@@ -66,11 +63,3 @@ class RingBuffer:
         pointer, self._pointer = self._pointer, None
         if pointer is not None:
             lib().ring_buffer__free(pointer)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
