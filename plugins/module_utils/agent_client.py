@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from typing import Any
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
+from ansible_collections.podwire.ebpf.plugins.module_utils.unix_http import UnixHTTPConnection
 
 DEFAULT_SOCKET = "/run/podwire/agent.sock"
 
@@ -29,19 +29,6 @@ class AgentRefusedError(PodwireError):
     def __init__(self, message: str, status: int, body: Any) -> None:
         super().__init__(message, details={"agent_answer": body})
         self.status = status
-
-
-class UnixHTTPConnection(http.client.HTTPConnection):
-    """An HTTP connection whose address is a path."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
 
 
 class AgentClient:

@@ -17,13 +17,12 @@ from typing import Any
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import SNAP
-from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import (
+from ansible_collections.podwire.ebpf.plugins.module_utils.snap_file import SnapFile, parse_snap_yaml
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import Snapd
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd_changes import task_durations
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd_errors import (
     AlreadyDoneError,
     ConfinementRefusedError,
-    Snapd,
-    SnapFile,
-    parse_snap_yaml,
-    task_durations,
 )
 
 BLOBS = Path("/var/lib/snapd/snaps")

@@ -15,7 +15,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl import Kubectl
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import Layout
-from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import SOCKET, Snapd
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import Snapd
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd_transport import SOCKET
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "timeout": {"type": "int", "default": 900},

@@ -24,7 +24,8 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl impo
     condition,
 )
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import CONTROL_PLANE, Layout
-from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import Snapd, SnapdError
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import Snapd
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd_errors import SnapdError
 
 POLL_INTERVAL = 1.0
 #: Services that must run, by role. Others exit on purpose on some nodes, so "inactive" says nothing there.

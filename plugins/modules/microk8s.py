@@ -203,7 +203,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_traces impor
     Host,
     from_conflists,
 )
-from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import SnapdUnavailableError
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd_errors import SnapdUnavailableError
 
 SPEC: dict[str, dict[str, Any]] = {
     **ARGUMENTS,

@@ -117,7 +117,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_install import WantedFile, files_needed
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import SNAP
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_module import ARGUMENTS, Node, run
-from ansible_collections.podwire.ebpf.plugins.module_utils.snapd import SnapdUnavailableError
+from ansible_collections.podwire.ebpf.plugins.module_utils.snapd_errors import SnapdUnavailableError
 
 FILE = {"path": {"type": "path", "required": True}, "sha256": {"type": "str", "required": True}}
 SPEC: dict[str, dict[str, Any]] = {

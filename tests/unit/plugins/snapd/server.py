@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socketserver
 import threading
+import time
 from collections import defaultdict, deque
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -109,3 +110,8 @@ class Server(socketserver.ThreadingUnixStreamServer):
         self.shutdown()
         self.server_close()
         self._thread.join()
+
+
+def soon(seconds: float = 5.0) -> float:
+    """A deadline for the client."""
+    return time.monotonic() + seconds
