@@ -5,10 +5,10 @@
 #include "lib/config.h"
 
 #include "lib/arp.h"
+#include "lib/conclude.h"
 #include "lib/conntrack.h"
 #include "lib/delivery.h"
 #include "lib/drop.h"
-#include "lib/icmp.h"
 #include "lib/nd.h"
 #include "lib/route.h"
 
@@ -28,25 +28,7 @@ static __noinline int from_pod_slow4(struct __sk_buff *skb, struct podwire_packe
 	ret = route4(skb, packet, &destination, &decision);
 	if (ret)
 		return ret;
-
-	if (packet->flags & PACKET_ICMP_ERROR) {
-		struct podwire_quoted4 quoted;
-
-		/* Belongs to the connection it quotes, and makes none of its own. */
-		ret = quoted4_read(skb, packet, &quoted);
-		if (ret)
-			return ret;
-		decision.mtu = cfg_mtu;
-		if (quoted4_via_stack(&quoted)) {
-			decision.flags |= PODWIRE_CT_VIA_STACK;
-			decision.delivery = PODWIRE_DELIVERY_STACK;
-		}
-	} else {
-		ret = ct4_record(packet, &decision, &source, &destination);
-		if (ret)
-			return ret;
-	}
-	return deliver4(skb, packet, &decision);
+	return conclude4(skb, packet, &decision, &source, &destination);
 }
 
 static __always_inline int from_pod4(struct __sk_buff *skb, struct podwire_packet *packet)

@@ -7,6 +7,7 @@
 #include "lib/common.h"
 #include "lib/config.h"
 
+#include "lib/conclude.h"
 #include "lib/conntrack.h"
 #include "lib/delivery.h"
 #include "lib/drop.h"
@@ -42,7 +43,6 @@ static __noinline int from_netdev_slow4(struct __sk_buff *skb, struct podwire_pa
 {
 	struct podwire_local4 source, destination;
 	struct podwire_ct4 decision = {};
-	int ret;
 
 	local4_read(packet->tuple.destination_address, &destination);
 	if (!local4_is_pod(&destination)) {
@@ -65,23 +65,7 @@ static __noinline int from_netdev_slow4(struct __sk_buff *skb, struct podwire_pa
 		decision.output_ifindex = destination.ifindex;
 		__builtin_memcpy(decision.mac, destination.mac, ETH_ALEN);
 	}
-	if (packet->flags & PACKET_ICMP_ERROR) {
-		struct podwire_quoted4 quoted;
-
-		ret = quoted4_read(skb, packet, &quoted);
-		if (ret)
-			return ret;
-		decision.mtu = cfg_mtu;
-		if (quoted4_via_stack(&quoted)) {
-			decision.flags |= PODWIRE_CT_VIA_STACK;
-			decision.delivery = PODWIRE_DELIVERY_STACK;
-		}
-	} else {
-		ret = ct4_record(packet, &decision, &source, &destination);
-		if (ret)
-			return ret;
-	}
-	return deliver4(skb, packet, &decision);
+	return conclude4(skb, packet, &decision, &source, &destination);
 }
 
 static __always_inline int from_netdev4(struct __sk_buff *skb, struct podwire_packet *packet)

@@ -265,6 +265,29 @@ static __noinline int rewrite_quoted4(struct __sk_buff *skb, struct podwire_pack
 	return 0;
 }
 
+/* Translate an ICMP error to `mapping`: the quoted packet's destination or source, and the error's own
+ * address at the same end of the connection, which is the opposite field. Returns 0 or a refusal. */
+static __always_inline int rewrite_error4(struct __sk_buff *skb, struct podwire_packet *packet,
+					  const struct podwire_quoted4 *quoted,
+					  const struct podwire_nat4 *mapping, bool destination)
+{
+	const struct podwire_tuple4 *sent = &quoted->tuple;
+	struct nat4_rewrite rewrite = {
+		.old_address = destination ? sent->destination_address : sent->source_address,
+		.new_address = mapping->address,
+		.old_port = destination ? sent->destination_port : sent->source_port,
+		.new_port = mapping->port,
+		.destination = destination,
+	};
+	int ret = rewrite_quoted4(skb, packet, quoted, &rewrite);
+
+	if (ret)
+		return ret;
+	rewrite.destination = !destination;
+	rewrite.old_address = destination ? packet->tuple.source_address : packet->tuple.destination_address;
+	return rewrite4(skb, packet, &rewrite);
+}
+
 /* A pod's own ICMP error to the world, about a masqueraded connection's answer: the peer knows the connection
  * by the node's address and port. Returns 0 or a refusal. */
 static __noinline int masquerade_error4(struct __sk_buff *skb, struct podwire_packet *packet)
@@ -272,7 +295,6 @@ static __noinline int masquerade_error4(struct __sk_buff *skb, struct podwire_pa
 	struct podwire_quoted4 quoted;
 	struct podwire_tuple4 sent;
 	const struct podwire_nat4 *mapping;
-	struct nat4_rewrite rewrite = { .destination = 1 };
 	int ret = quoted4_read(skb, packet, &quoted);
 
 	if (ret)
@@ -281,16 +303,7 @@ static __noinline int masquerade_error4(struct __sk_buff *skb, struct podwire_pa
 	mapping = bpf_map_lookup_elem(&podwire_nat4, &sent);
 	if (!mapping || mapping->reverse || quoted.fragment)
 		return refuse(packet, PODWIRE_DROP_NAT_NO_MAPPING);
-	rewrite.old_address = quoted.tuple.destination_address;
-	rewrite.new_address = mapping->address;
-	rewrite.old_port = quoted.tuple.destination_port;
-	rewrite.new_port = mapping->port;
-	ret = rewrite_quoted4(skb, packet, &quoted, &rewrite);
-	if (ret)
-		return ret;
-	rewrite.destination = 0;
-	rewrite.old_address = packet->tuple.source_address;
-	return rewrite4(skb, packet, &rewrite);
+	return rewrite_error4(skb, packet, &quoted, mapping, true);
 }
 
 /* The answers' entry of an outgoing flow: it holds the port, so it must not look idle, and it must exist even
@@ -364,7 +377,6 @@ static __noinline int unmasquerade_error4(struct __sk_buff *skb, struct podwire_
 	struct podwire_quoted4 quoted;
 	struct podwire_tuple4 answer;
 	const struct podwire_nat4 *mapping;
-	struct nat4_rewrite rewrite = {};
 	int ret;
 
 	/* A malformed error for the node is the node's business. */
@@ -374,16 +386,7 @@ static __noinline int unmasquerade_error4(struct __sk_buff *skb, struct podwire_
 	mapping = bpf_map_lookup_elem(&podwire_nat4, &answer);
 	if (!mapping || !mapping->reverse)
 		return 0;
-	rewrite.old_address = quoted.tuple.source_address;
-	rewrite.new_address = mapping->address;
-	rewrite.old_port = quoted.tuple.source_port;
-	rewrite.new_port = mapping->port;
-	ret = rewrite_quoted4(skb, packet, &quoted, &rewrite);
-	if (ret)
-		return ret;
-	rewrite.destination = 1;
-	rewrite.old_address = packet->tuple.destination_address;
-	ret = rewrite4(skb, packet, &rewrite);
+	ret = rewrite_error4(skb, packet, &quoted, mapping, false);
 	return ret ? ret : 1;
 }
 
