@@ -29,7 +29,8 @@ from podwire.agent.model import NodeInfo
 from podwire.agent.state import StateError, StateStore
 from podwire.bpf import BpfError
 from podwire.datapath import Datapath, DatapathError
-from podwire.kube.client import ApiError
+from podwire.kube.client import ApiError, KubeClient
+from podwire.kube.reflector import Connection
 from podwire.kube.source import FileSource, KubernetesSource, NodeSource
 from podwire.net import firewall, host_ports
 from podwire.net.links import LinkError
@@ -88,6 +89,7 @@ class Agent:
         self.cluster: Cluster | None = None
         self._pool = ThreadPoolExecutor(config.workers, thread_name_prefix="kernel")
         self._loop = asyncio.get_running_loop()
+        self._connection = Connection(partial(KubeClient, config.kubeconfig))
         self._source = self._make_source()
         self._dirty = asyncio.Event()
         self._host_changed = False
@@ -110,7 +112,7 @@ class Agent:
     def _make_source(self) -> NodeSource:
         if self.config.node_source == "file":
             return FileSource(self.config.node_file, self._nodes_from_thread)
-        return KubernetesSource(self.config.kubeconfig, self._nodes_from_thread)
+        return KubernetesSource(self._connection, self._nodes_from_thread)
 
     # -- life --------------------------------------------------------------------------------------
 

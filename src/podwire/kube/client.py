@@ -1,4 +1,4 @@
-"""Nodes of the Kubernetes API as raw JSON.
+"""The Kubernetes API as raw JSON: list, watch, and the few writes the agent makes.
 
 Of the official client only configuration, credentials and connection pool are used: its typed API and models
 cost more memory (some 25 MB) than the whole agent's own code."""
@@ -16,8 +16,9 @@ READ_TIMEOUT = 30.0
 WATCH_SECONDS = 75
 """A watch ends after this time and starts again where it stopped, so a dead connection is noticed soon."""
 PAGE = 500
-_NODES = "/api/v1/nodes"
+NODES = "/api/v1/nodes"
 _MERGE_PATCH = "application/merge-patch+json"
+_JSON = "application/json"
 _REASON_LIMIT = 300
 
 
@@ -29,8 +30,18 @@ class ApiError(Exception):
         self.status = status
 
 
+class Page:
+    """A part of a list: ``items``, and the ``version`` of the whole list to watch from."""
+
+    __slots__ = ("items", "version")
+
+    def __init__(self, items: list[dict[str, Any]], version: str) -> None:
+        self.items = items
+        self.version = version
+
+
 class KubeClient:
-    """Nodes of one cluster. Calls block; every one has a time limit."""
+    """One cluster's API. Calls block; every one has a time limit. May be shared by threads."""
 
     def __init__(self, kubeconfig: Path) -> None:
         """Raises ApiError when the kubeconfig cannot be used."""
@@ -53,44 +64,60 @@ class KubeClient:
         self._pool = api.rest_client.pool_manager
         self.server = str(self._settings.host)
 
-    def list_nodes(self) -> tuple[list[dict[str, Any]], str]:
-        """Every Node and the resource version to watch from."""
-        nodes: list[dict[str, Any]] = []
+    # -- reading -----------------------------------------------------------------------------------
+
+    def get(self, path: str) -> dict[str, Any]:
+        """One object, or what the API says of itself. Raises ApiError."""
+        return self._json(self._request("GET", path, {}))
+
+    def list_pages(self, path: str) -> Iterator[Page]:
+        """Every object of a resource, a page at a time; all pages show the same moment. Raises ApiError
+        (410: the list took so long that its moment is forgotten)."""
         query: dict[str, Any] = {"limit": PAGE}
         while True:
-            page = self._json(self._request("GET", _NODES, query))
-            nodes.extend(page.get("items") or ())
-            metadata = page.get("metadata") or {}
+            value = self._json(self._request("GET", path, query))
+            metadata = value.get("metadata") or {}
+            yield Page(value.get("items") or [], str(metadata.get("resourceVersion", "")))
             if not metadata.get("continue"):
-                return nodes, str(metadata.get("resourceVersion", ""))
+                return
             query["continue"] = metadata["continue"]
 
-    def watch_nodes(self, resource_version: str) -> Iterator[dict[str, Any]]:
-        """Events after ``resource_version`` until the watch ends by itself (about a minute)."""
+    def watch(self, path: str, version: str) -> Iterator[list[dict[str, Any]]]:
+        """Events after ``version`` until the watch ends by itself (about a minute), those that came together
+        in one list. The first is empty: the API has taken the request. Raises ApiError."""
         query = {
             "watch": "true",
-            "resourceVersion": resource_version,
+            "resourceVersion": version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": WATCH_SECONDS,
         }
-        response = self._request("GET", _NODES, query, read_timeout=WATCH_SECONDS + READ_TIMEOUT)
+        response = self._request("GET", path, query, read_timeout=WATCH_SECONDS + READ_TIMEOUT)
         try:
+            yield []
             rest = b""
             for chunk in response.stream(amt=None, decode_content=False):
                 *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if line.strip():
-                        yield json.loads(line)
+                if lines:
+                    yield [json.loads(line) for line in lines if line.strip()]
         except (*self._errors, ValueError) as error:
-            raise ApiError(f"watching Nodes at {self.server}: {error}") from error
+            raise ApiError(f"watching {path} at {self.server}: {error}") from error
         finally:
             response.close()
             response.release_conn()
 
+    # -- writing -----------------------------------------------------------------------------------
+
     def annotate_node(self, name: str, annotations: dict[str, str | None]) -> None:
         """Set annotations of a Node; None removes one."""
         patch = {"metadata": {"annotations": annotations}}
-        self._json(self._request("PATCH", f"{_NODES}/{quote(name, safe='')}", {}, body=patch))
+        path = f"{NODES}/{quote(name, safe='')}"
+        self._json(self._request("PATCH", path, {}, body=patch, kind=_MERGE_PATCH))
+
+    def create(self, path: str, value: dict[str, Any]) -> None:
+        """Make an object in the collection at ``path``. Raises ApiError."""
+        self._json(self._request("POST", path, {}, body=value))
+
+    # -- parts -------------------------------------------------------------------------------------
 
     def _request(
         self,
@@ -99,12 +126,13 @@ class KubeClient:
         query: dict[str, Any],
         *,
         body: Any = None,
+        kind: str = _JSON,
         read_timeout: float = READ_TIMEOUT,
     ) -> Any:
         """The response, its body not read yet. Raises ApiError for everything but success."""
-        headers = {"Accept": "application/json", **self._credentials()}
+        headers = {"Accept": _JSON, **self._credentials()}
         if body is not None:
-            headers["Content-Type"] = _MERGE_PATCH
+            headers["Content-Type"] = kind
         url = f"{self.server}{path}" + (f"?{urlencode(query)}" if query else "")
         try:
             response = self._pool.request(

@@ -6,33 +6,31 @@ API is lost the last set stays valid: nothing is called, only the status says so
 from __future__ import annotations
 
 import logging
-import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import yaml
 
 from podwire.agent.model import HEALTH_ANNOTATION, NodeInfo
-from podwire.kube.client import ApiError, KubeClient
+from podwire.kube.client import NODES
 from podwire.kube.nodes import node_from_object
+from podwire.kube.reflector import Change, Connection, Reflector, Resource, fixed
 
 log = logging.getLogger(__name__)
 
 OnNodes = Callable[[tuple[NodeInfo, ...]], None]
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 20.0
 FILE_INTERVAL = 1.0
-HTTP_GONE = 410
 
 
 class NodeSource(Protocol):
     """``connected`` says whether what was delivered is current; ``detail`` why not, or from where."""
 
-    connected: bool
-    detail: str
-
+    @property
+    def connected(self) -> bool: ...
+    @property
+    def detail(self) -> str: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def publish_health_address(self, node: str, address: str) -> None:
@@ -41,105 +39,57 @@ class NodeSource(Protocol):
 
 
 class NodeTable:
-    """Nodes by name, kept up to date by list and watch. Pure."""
+    """Nodes by name, complete once a list is. Pure."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, NodeInfo] = {}
+        self._shown: tuple[NodeInfo, ...] | None = None
 
-    def replace(self, objects: Iterable[dict[str, Any]]) -> bool:
-        """Take a complete list; True when something changed."""
-        nodes = {node.name: node for node in map(node_from_object, objects)}
-        changed = nodes != self._nodes
-        self._nodes = nodes
-        return changed
-
-    def apply(self, event: dict[str, Any]) -> bool:
-        """Take one watch event; True when something changed."""
-        node = node_from_object(event.get("object") or {})
-        before = self._nodes.get(node.name)
-        if event.get("type") in ("ADDED", "MODIFIED") and node.name:
-            self._nodes[node.name] = node
-        elif event.get("type") == "DELETED":
-            self._nodes.pop(node.name, None)
-        return self._nodes.get(node.name) != before
+    def apply(self, changes: Sequence[Change[NodeInfo]], complete: bool) -> bool:
+        """Take changes; True when ``nodes`` shows others than before."""
+        for name, node in changes:
+            if node is None:
+                self._nodes.pop(name, None)
+            elif name:
+                self._nodes[name] = node
+        if not complete:
+            return False
+        before, self._shown = self._shown, tuple(self._nodes[name] for name in sorted(self._nodes))
+        return self._shown != before
 
     def nodes(self) -> tuple[NodeInfo, ...]:
-        return tuple(self._nodes[name] for name in sorted(self._nodes))
+        return self._shown or ()
 
 
 class KubernetesSource:
-    """List and watch Nodes, for ever, with growing pauses while the API is away."""
+    """Nodes as the Kubernetes API has them."""
 
-    def __init__(self, kubeconfig: Path, on_nodes: OnNodes) -> None:
-        self.connected = False
-        self.detail = "not connected yet"
-        self._kubeconfig = kubeconfig
+    def __init__(self, connection: Connection, on_nodes: OnNodes) -> None:
+        self._connection = connection
         self._on_nodes = on_nodes
-        self._client: KubeClient | None = None
         self._table = NodeTable()
-        self._stop = threading.Event()
-        # A daemon thread: it may sit in a read for a minute, and the process must not wait for that to end.
-        self._thread = threading.Thread(target=self._run, name="kube-nodes", daemon=True)
+        self._reflector = Reflector(connection, Resource("Nodes", fixed(NODES), node_from_object), self._take)
+
+    @property
+    def connected(self) -> bool:
+        return self._reflector.connected
+
+    @property
+    def detail(self) -> str:
+        return self._reflector.detail
 
     def start(self) -> None:
-        self._thread.start()
+        self._reflector.start()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._reflector.stop()
 
     def publish_health_address(self, node: str, address: str) -> None:
-        if self._client is None:
-            raise ApiError("not connected to the Kubernetes API yet")
-        self._client.annotate_node(node, {HEALTH_ANNOTATION: address})
+        self._connection.client().annotate_node(node, {HEALTH_ANNOTATION: address})
 
-    def _run(self) -> None:
-        pause = FIRST_PAUSE
-        while not self._stop.is_set():
-            try:
-                self._follow()
-                pause = FIRST_PAUSE
-            except ApiError as error:
-                if self.connected or self.detail != str(error):
-                    log.warning("%s; keeping the last known nodes", error)
-                self.connected, self.detail = False, str(error)
-                # Spread: every agent of the cluster loses the API at the same moment.
-                self._stop.wait(pause * random.uniform(0.7, 1.3))  # noqa: S311 - not a secret
-                pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _follow(self) -> None:
-        if self._client is None:
-            self._client = KubeClient(self._kubeconfig)
-        objects, version = self._client.list_nodes()
-        first = not self.connected
-        self.connected, self.detail = True, self._client.server
-        if self._table.replace(objects) or first:
+    def _take(self, changes: Sequence[Change[NodeInfo]], complete: bool) -> None:
+        if self._table.apply(changes, complete):
             self._on_nodes(self._table.nodes())
-        while version and not self._stop.is_set():
-            version = self._watch(self._client, version)
-
-    def _watch(self, client: KubeClient, version: str) -> str:
-        """Follow one watch; returns where to go on, empty to list again (the version has expired)."""
-        try:
-            return self._consume(client, version)
-        except ApiError as error:
-            if error.status == HTTP_GONE:
-                return ""
-            raise
-
-    def _consume(self, client: KubeClient, version: str) -> str:
-        for event in client.watch_nodes(version):
-            if self._stop.is_set():
-                return ""
-            if event.get("type") == "ERROR":
-                log.info(
-                    "watch of Nodes ended: %s", (event.get("object") or {}).get("message", "no reason given")
-                )
-                return ""
-            if self._table.apply(event):
-                self._on_nodes(self._table.nodes())
-            metadata = (event.get("object") or {}).get("metadata") or {}
-            version = str(metadata.get("resourceVersion") or version)
-        return version
 
 
 class FileSource:

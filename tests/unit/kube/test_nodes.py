@@ -69,18 +69,22 @@ def test_empty_object_is_harmless() -> None:
     assert node_from_object({"metadata": None, "spec": None, "status": None}).addresses == ()
 
 
-def test_table_follows_list_and_watch() -> None:
+def test_table_is_shown_when_a_list_is_complete() -> None:
     table = NodeTable()
-    assert table.replace([node()])
-    assert not table.replace([node()])
-    heartbeat = node(metadata={"name": "n1", "uid": "u1", "resourceVersion": "6"})
-    assert not table.apply({"type": "MODIFIED", "object": heartbeat})
-    assert table.apply({"type": "ADDED", "object": node("n2")})
-    assert [item.name for item in table.nodes()] == ["n1", "n2"]
-    assert not table.apply({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}})
-    assert table.apply({"type": "DELETED", "object": node("n1")})
-    assert not table.apply({"type": "DELETED", "object": node("n1")})
-    assert [item.name for item in table.nodes()] == ["n2"]
+    assert not table.apply([("n1", N1)], False)
+    assert table.nodes() == ()
+    assert table.apply([("n2", NodeInfo("n2"))], True)
+    assert table.nodes() == (N1, NodeInfo("n2"))
+    assert not table.apply([("n1", N1)], True)  # a heartbeat changes nothing that is needed
+    assert table.apply([("n1", None)], True)
+    assert not table.apply([("n1", None)], True)
+    assert table.nodes() == (NodeInfo("n2"),)
+
+
+def test_an_empty_first_list_is_news() -> None:
+    table = NodeTable()
+    assert table.apply([], True)
+    assert not table.apply([], True)
 
 
 def test_node_file() -> None:
