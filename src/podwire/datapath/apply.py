@@ -14,13 +14,13 @@ from dataclasses import replace
 
 from podwire.bpf import Program
 
-from . import bpffs, state
+from . import bpffs, netfilter, state
 from .attach import Attacher, Attachments, ClsactAttacher, TcxAttacher
 from .config import DatapathConfig
 from .devices import device_name, exists
 from .errors import DatapathError
 from .hooks import DEVICE_HOOKS, ENDPOINT_HOOKS, HOOKS, PROGRAMS, Hook
-from .kernel import CLSACT, TCX, Features, decide_attach, decide_host_routing
+from .kernel import CLSACT, LEGACY, TCX, Features, decide_attach, decide_host_routing
 from .loader import NEW, Loaded, ObjectSet, Opened, load, opened
 from .lock import exclusive
 from .place import Place
@@ -58,7 +58,9 @@ class Apply:
             qdiscs=self._known.qdiscs if self._known else (),
             mounted=bool(self._known and self._known.mounted),
             features=features.to_dict(),
+            sysctls=self._known.sysctls if self._known else (),
         )
+        self._strict = netfilter.strict() if mode == LEGACY else []
         self._notes = [f"host routing is {mode}, not {config.host_routing}: {reason}"] if reason else []
 
     # -- deciding ----------------------------------------------------------------------------------
@@ -138,6 +140,9 @@ class Apply:
             if name in ("objects", "requested_host_routing")
         ]
 
+    def _netfilter_steps(self) -> list[str]:
+        return [f"set {netfilter.shown(name)} to 1" for name in self._strict]
+
     # -- doing -------------------------------------------------------------------------------------
 
     def _open(self) -> contextlib.AbstractContextManager[Opened]:
@@ -152,6 +157,7 @@ class Apply:
             reload = self._missing_maps(plan) or not self._programs_current()
             steps = self._load_steps(plan, reload)
         steps += [text for text, _, _ in [*self._attach_steps(reload), *self._detach_steps()]]
+        steps += self._netfilter_steps()
         return self._result(steps or self._settings_steps())
 
     def run(self) -> Changes:
@@ -165,9 +171,14 @@ class Apply:
             if loaded:
                 self._notes += loaded.notes
                 self._wanted = replace(self._wanted, recreated=dict(plan.recreate))
+            for name in self._strict:  # before the first packet takes the other way
+                netfilter.set_lenient(name)
             steps += self._switch(plan, loaded)
+            steps += self._netfilter_steps()
         if self._known is not None and not reload:
             self._wanted = replace(self._wanted, recreated=self._known.recreated)
+        ours = dict.fromkeys([*self._wanted.sysctls, *self._strict])
+        self._wanted = replace(self._wanted, sysctls=tuple(ours))
         result = steps or self._settings_steps()
         if self._known != self._wanted:
             state.write(self._place.state_file, self._wanted)

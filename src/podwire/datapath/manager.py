@@ -7,7 +7,7 @@ from pathlib import Path
 
 from podwire.bpf import Map
 
-from . import bpffs, state
+from . import bpffs, netfilter, state
 from .apply import Apply
 from .config import DatapathConfig
 from .devices import device_name, indexes
@@ -95,7 +95,7 @@ class Datapath:
         return HostRoutingChange(changes.changed, known.host_routing, after, reason, changes.steps)
 
     def remove(self, dry_run: bool = False) -> Changes:
-        """Detach everything, drop all pins and the state. Maps end with their last user."""
+        """Detach everything, drop all pins and the state, undo settings. Maps end with their last user."""
         with exclusive(self.place.apply_lock), exclusive(self.place.attach_lock):
             known = state.read(self.state_file)
             before = summary(known)
@@ -110,6 +110,10 @@ class Datapath:
                 for path in self.pins.all()
                 if path.parent != self.pins.links
             ]
+            for name in netfilter.to_restore(known.sysctls) if known is not None else []:
+                steps.append(f"set {netfilter.shown(name)} back to 0")
+                if not dry_run:
+                    netfilter.restore(name)
             if known is not None:
                 steps.append(f"remove {self.state_file}")
             if dry_run:

@@ -36,6 +36,8 @@ class State:
     mounted: bool = False
     features: dict[str, Any] = field(default_factory=dict)
     recreated: dict[str, str] = field(default_factory=dict)
+    sysctls: tuple[str, ...] = ()
+    """Settings of netfilter that were turned on here."""
 
     def to_json(self) -> str:
         values = asdict(self) | {"config": self.config.to_dict(), "version": VERSION}
@@ -56,6 +58,7 @@ def read(path: Path) -> State | None:
         values["config"] = DatapathConfig.from_dict(values["config"])
         values["devices"] = tuple(values["devices"])
         values["qdiscs"] = tuple(values["qdiscs"])
+        values["sysctls"] = tuple(values.get("sysctls", ()))
         return State(**values)
     except (DatapathError, KeyError, TypeError):
         return None

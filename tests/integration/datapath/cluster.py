@@ -180,6 +180,10 @@ class Cluster:
         with self.inside(name):
             (Path("/proc/sys") / key).write_text(value)
 
+    def get(self, name: str, key: str) -> str:
+        with self.inside(name):
+            return (Path("/proc/sys") / key).read_text().strip()
+
     def nft(self, name: str, rules: str) -> None:
         full = ["nsenter", f"--net={self.path(name)}", "nft", "-f", "-"]
         subprocess.run(full, input=rules, text=True, check=True, capture_output=True)

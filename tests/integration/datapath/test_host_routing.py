@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from podwire.datapath.netfilter import LENIENT
 from tests.integration.datapath import traffic
 from tests.integration.datapath.cluster import ADDRESSES, NODE1, NODE_PORT, VIP, Cluster
 from tests.integration.datapath.conftest import KINDS
 from tests.integration.datapath.traffic import Chatter
 
 PORT = 8080
+MANY_WINDOWS = 24 << 20
+"""Bytes; a TCP window grows to 6 MiB at most (tcp_rmem)."""
 CONNECTIONS = [
     # client, server, and the address the client uses when it is not the server's own
     ("a", "b", None),
@@ -122,19 +125,27 @@ def test_connections_survive_a_forgotten_conntrack_table(running: Cluster) -> No
             progress(talks, 10)
 
 
-@pytest.mark.parametrize("pair", [("a", "b"), ("a", "c"), ("c", "a"), ("a", "world")], ids="-".join)
+def drop_invalid(cluster: Cluster) -> None:
+    """What kube-proxy does to forwarded packets that netfilter calls invalid."""
+    for node in ("node1", "node2"):
+        cluster.nft(
+            node,
+            "add chain ip proxy judge { type filter hook forward priority 0; }\n"
+            "add rule ip proxy judge ct state invalid drop\n",
+        )
+
+
+PAIRS = pytest.mark.parametrize("pair", [("a", "b"), ("a", "c"), ("c", "a"), ("a", "world")], ids="-".join)
+
+
+@PAIRS
 @pytest.mark.parametrize("first", ["client", "server"])
 def test_goodbyes_cross_a_switch(running: Cluster, pair: tuple[str, str], first: str) -> None:
     """Legacy host routing meets connections that netfilter has never seen. It takes their data for the middle
     of a connection, but calls a FIN without one invalid, and kube-proxy drops what is invalid: the end that
     said goodbye would repeat it for minutes, and whoever waits for it (netperf's TCP_CRR did) would hang."""
     client, server = pair
-    for node in ("node1", "node2"):
-        running.nft(
-            node,
-            "add chain ip proxy judge { type filter hook forward priority 0; }\n"
-            "add rule ip proxy judge ct state invalid drop\n",
-        )
+    drop_invalid(running)
     with (
         traffic.listening(running, server, PORT) as door,
         traffic.connected(running, client, door, (ADDRESSES[server], PORT)) as ends,
@@ -145,3 +156,49 @@ def test_goodbyes_cross_a_switch(running: Cluster, pair: tuple[str, str], first:
         assert stayer.recv(1) == b"", "the goodbye arrived"
         stayer.shutdown(socket.SHUT_WR)
         assert leaver.recv(1) == b"", "and was answered"
+
+
+@PAIRS
+def test_bulk_between_two_legacy_periods(running: Cluster, pair: tuple[str, str]) -> None:
+    """netfilter keeps the sequence window of a connection that it has met, and does not see it move while
+    eBPF carries the packets: those of the second legacy period lie far outside of it."""
+    client, server = pair
+    drop_invalid(running)
+    running.switch("legacy")
+    with (
+        traffic.listening(running, server, PORT) as door,
+        traffic.connected(running, client, door, (ADDRESSES[server], PORT)) as ends,
+    ):
+        for mode, size in (("legacy", 100_000), ("ebpf", MANY_WINDOWS), ("legacy", MANY_WINDOWS)):
+            running.switch(mode)
+            before = running.forwarded_by_netfilter("node1")
+            traffic.transfer(ends[0], ends[1], size)
+            traffic.transfer(ends[1], ends[0], size)
+            seen = running.forwarded_by_netfilter("node1") - before
+            assert (seen > 0) is (mode == "legacy")
+        for end, other in (ends, reversed(ends)):
+            end.shutdown(socket.SHUT_WR)
+            assert other.recv(1) == b"", "the goodbye arrived"
+
+
+def test_netfilter_is_lenient_from_the_first_legacy_period_until_removal(running: Cluster) -> None:
+    def values(node: str) -> list[str]:
+        return [running.get(node, name) for name in LENIENT]
+
+    def apply(node: str) -> list[str]:
+        with running.inside(node):
+            return running.datapaths[node].reapply().steps
+
+    assert values("node1") == ["0", "0"], "a node that was never in legacy mode is left alone"
+    running.set("node2", LENIENT[0], "1")  # its administrator's wish
+    running.switch("legacy")
+    assert values("node1") == values("node2") == ["1", "1"]
+    assert apply("node1") == []
+    running.set("node1", LENIENT[0], "0")
+    assert apply("node1") == [f"set {LENIENT[0].replace('/', '.')} to 1"]
+    running.switch("ebpf")
+    assert values("node1") == ["1", "1"], "the stack still forwards odd packets"
+    for node, kept in (("node1", ["0", "0"]), ("node2", ["1", "0"])):
+        with running.inside(node):
+            running.datapaths[node].remove()
+        assert values(node) == kept
