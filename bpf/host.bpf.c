@@ -93,6 +93,7 @@ static __always_inline int from_netdev4(struct __sk_buff *skb, struct podwire_pa
 			return ret;
 		if (!ret)
 			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+		packet->flags |= PACKET_UNMASQUERADED;
 		count_forward(skb, PODWIRE_FORWARD_UNMASQUERADED);
 	}
 	if (likely(!packet_is_syn(packet))) {

@@ -136,7 +136,10 @@ static __always_inline void ct4_inherit(const struct podwire_packet *packet, str
 		if (!(old_reverse->flags & PODWIRE_CT_ORIGINAL))
 			decision->flags |= PODWIRE_CT_ORIGINAL;
 	} else {
-		decision->flags |= PODWIRE_CT_ORIGINAL;
+		/* An answer opened nothing, even when the table knows no more: what it answers must stay
+		 * masqueraded. */
+		if (!(packet->flags & PACKET_UNMASQUERADED))
+			decision->flags |= PODWIRE_CT_ORIGINAL;
 		/* The middle of a connection that no program knows: opened before they were attached, or
 		 * evicted. netfilter may be translating it, so it must see it; untranslated it is only
 		 * slower. */

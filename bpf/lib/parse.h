@@ -42,6 +42,7 @@ enum podwire_packet_flags {
 	PACKET_ICMP_ERROR = 1 << 3,	/* ports are 0; quotes the packet that caused it */
 	PACKET_ICMP_ECHO = 1 << 4,
 	PACKET_ICMP_ECHO_REPLY = 1 << 5,
+	PACKET_UNMASQUERADED = 1 << 6, /* answers what a pod sent under the node's address */
 };
 
 struct podwire_packet {

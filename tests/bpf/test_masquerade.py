@@ -11,6 +11,7 @@ from scapy.packet import Packet, Raw
 from tests.bpf import node as n
 from tests.bpf.node import (
     LEGACY,
+    MASQUERADED,
     NAT_PORTS,
     NODE_IP,
     OK,
@@ -19,6 +20,7 @@ from tests.bpf.node import (
     POD_B,
     REMOTE_POD,
     ROUTER,
+    VIA_STACK,
     WORLD,
     Node,
 )
@@ -372,3 +374,23 @@ def test_identifiers_of_pings_do_not_clash(node: Node) -> None:
     second = leave(node, ping(POD_B.address, WORLD, 61000), POD_B)[ICMP].id
     assert first == 61000 and second != first
     assert node.nat(WORLD, NODE_IP, ICMP_PROTO, 0, second) is not None
+
+
+@pytest.mark.parametrize("protocol", [tcp, udp])
+def test_a_connection_stays_masqueraded_when_conntrack_forgets_it(either: Node, protocol: Any) -> None:
+    """The table was made anew, and the next packet is the world's: a download."""
+    layer, more = (TCP, ("A",)) if protocol is tcp else (UDP, ())
+    there = protocol(POD_A.address, WORLD, 40000, 80)
+    wire = leave(either, there)
+    either.maps["podwire_ct4"].clear()
+    result = either.from_netdev(outside() / protocol(WORLD, NODE_IP, 80, wire[layer].sport, *more))
+    assert result.forwards["UNMASQUERADED"] == 1
+
+    again = protocol(POD_A.address, WORLD, 40000, 80, *more)
+    assert either.from_pod(of(POD_A) / again).reason is None
+    flow = (POD_A.address, WORLD, TCP_PROTO if protocol is tcp else UDP_PROTO, 40000, 80)
+    seen = 0 if either.ct(*flow)["flags"] & VIA_STACK else n.SEEN_MASQUERADE
+    left = either.to_netdev(outside() / again, seen=seen)
+    assert left.forwards == {"MASQUERADED": 1}
+    assert checked(left.packet)[layer].sport == wire[layer].sport
+    assert either.ct(*flow)["flags"] & MASQUERADED
