@@ -100,7 +100,8 @@ benchmark-cni: bootstrap ## CNI ADD, the agent's memory and start (root)
 	$(BIN)/python benchmarks/cni_add.py
 
 benchmark-path: bootstrap ## pod to pod beside a minimal program and a bare veth pair (root)
-	PYTHONPATH=.:src:collections $(BIN)/python -m benchmarks.pod_path
+	@# Without a shell between: a signal for make reaches the benchmark, which cleans up.
+	env PYTHONPATH=.:src:collections $(BIN)/python -m benchmarks.pod_path
 
 ## Upkeep
 format: bootstrap ## format Python and C

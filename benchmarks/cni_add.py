@@ -7,6 +7,7 @@ clang. Prints a table, and the figures as JSON with --json. Repeat it with: pyth
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -25,6 +26,8 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "integration"))
 from agent.lab import Network, Node, eventually, finish  # noqa: E402
 from ansible_collections.podwire.ebpf.plugins.module_utils.cache import Cache  # noqa: E402
 from ansible_collections.podwire.ebpf.plugins.module_utils.datapath_build import build  # noqa: E402
+
+from benchmarks.stopping import swept, unwind_on_signals  # noqa: E402
 
 TARGETS = {
     "add_one_p50_ms": 60.0,
@@ -175,17 +178,19 @@ def main() -> int:
     options = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("needs root: it makes network namespaces and loads BPF programs")
+    unwind_on_signals()
     with tempfile.TemporaryDirectory(prefix="podwire-bench") as name:
         directory = Path(name)
         plugin = directory / "podwire-cni"
         source = REPOSITORY / "cni" / "podwire-cni.c"
         subprocess.run(["gcc", "-static", "-O2", "-o", str(plugin), str(source)], check=True)
         objects = build(REPOSITORY / "bpf", Cache(directory / "cache"), lambda line: None)
-        network = Network(f"pb{os.getpid() % 100000}", directory, objects, plugin)
-        try:
+        prefix = f"pb{os.getpid()}"
+        with (
+            swept(prefix, directory),
+            contextlib.closing(Network(prefix, directory, objects, plugin)) as network,
+        ):
             figures = measure(network.add_node(resync_interval=60.0, health_interval=10.0), options.rounds)
-        finally:
-            network.close()
     show(figures)
     print(f"machine: {machine()}")
     if options.json:

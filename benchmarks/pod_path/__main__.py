@@ -22,6 +22,7 @@ from rich.table import Table
 
 from lab.errors import LabError
 
+from ..stopping import swept, unwind_on_signals
 from . import netperf
 from .podwire_pair import podwire_pods
 from .topology import Pair, bare_veth, minimal_program, namespace
@@ -92,9 +93,11 @@ def main(rounds: int, seconds: int, host_routing: str, json_file: Path | None) -
         netperf.provide()
     except LabError as error:
         raise click.ClickException(f"{error}: {error.hint}") from error
+    unwind_on_signals()
     prefix = f"pwb{os.getpid()}"
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="podwire-benchmark-")))
+        stack.enter_context(swept(prefix, work))
         node = stack.enter_context(namespace(f"{prefix}-node"))
         pairs = [
             stack.enter_context(bare_veth(prefix)),

@@ -10,12 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.cache import Cache
 
 from lab import rootfs
 from lab.kubernetes.debian import Archive
 
+from ..stopping import default_signals
 from .topology import Pair, run
 
 #: netperf test -> unit of its figure
@@ -83,20 +85,27 @@ def measure(pair: Pair, test: str, seconds: int) -> float:
 def cores_awake() -> Iterator[None]:
     """Keep every core out of its idle states with a SCHED_IDLE spinner: wake-ups from idle would dominate
     request/response figures and differ from run to run."""
-    children = []
-    for cpu in sorted(os.sched_getaffinity(0)):
-        child = os.fork()
-        if child == 0:
-            os.sched_setaffinity(0, {cpu})
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            while os.getppid() != 1:
-                for _ in range(1_000_000):
-                    pass
-            os._exit(0)
-        children.append(child)
+    parent = os.getpid()
+    children: list[int] = []
     try:
+        for cpu in sorted(os.sched_getaffinity(0)):
+            child = os.fork()
+            if child == 0:
+                _spin(cpu, parent)
+            children.append(child)
         yield
     finally:
         for child in children:
             os.kill(child, 9)
             os.waitpid(child, 0)
+
+
+def _spin(cpu: int, parent: int) -> NoReturn:
+    """Keep one core busy at idle priority for as long as the parent lives."""
+    default_signals()
+    os.sched_setaffinity(0, {cpu})
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    while os.getppid() == parent:
+        for _ in range(1_000_000):
+            pass
+    os._exit(0)
