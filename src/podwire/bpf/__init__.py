@@ -8,7 +8,7 @@ from ._ffi import LibraryNotFound
 from .btf import Btf
 from .codec import Codec, codec_for
 from .errors import BpfError, LayoutError, LoadError
-from .links import Link, LinkInfo, Tcx
+from .links import Link, LinkInfo, SocketHook, Tcx
 from .maps import Map, MapInfo, MapType, Update, possible_cpus
 from .objects import BpfObject, MapDeclaration
 from .programs import Program, ProgramInfo, TestRun
@@ -32,6 +32,7 @@ __all__ = [
     "Program",
     "ProgramInfo",
     "RingBuffer",
+    "SocketHook",
     "TcHook",
     "Tcx",
     "TestRun",

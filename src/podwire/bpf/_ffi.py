@@ -53,6 +53,8 @@ __u32 bpf_map__btf_key_type_id(const struct bpf_map *map);
 __u32 bpf_map__btf_value_type_id(const struct bpf_map *map);
 const void *bpf_map__initial_value(struct bpf_map *map, size_t *psize);
 bool bpf_map__is_internal(const struct bpf_map *map);
+struct bpf_map *bpf_map__inner_map(struct bpf_map *map);
+int bpf_map__set_value_size(struct bpf_map *map, __u32 size);
 int bpf_map__set_pin_path(struct bpf_map *map, const char *path);
 
 struct bpf_map_create_opts {
@@ -98,8 +100,11 @@ struct bpf_map_info {
   __u32 ifindex; __u32 btf_vmlinux_value_type_id; __u64 netns_dev; __u64 netns_ino; __u32 btf_id;
   __u32 btf_key_type_id; __u32 btf_value_type_id; __u32 pad; __u64 map_extra; };
 struct bpf_btf_info { __u64 btf; __u32 btf_size; __u32 id; __u64 name; __u32 name_len; __u32 kernel_btf; };
-struct bpf_link_info { __u32 type; __u32 id; __u32 prog_id; __u32 pad; __u32 ifindex; __u32 attach_type;
-  __u64 reserved[6]; };
+struct bpf_link_info { __u32 type; __u32 id; __u32 prog_id; __u32 pad;
+  union {
+    struct { __u32 ifindex; __u32 attach_type; } tcx;
+    struct { __u64 cgroup_id; __u32 attach_type; } cgroup;
+    __u64 reserved[7]; }; };
 
 struct bpf_test_run_opts {
   size_t sz; const void *data_in; void *data_out; __u32 data_size_in; __u32 data_size_out;

@@ -70,6 +70,19 @@ def raw_codec(size: int, name: str = "raw bytes") -> Codec:
     return Codec(name, size, (), lambda data, offset: bytes(data[offset : offset + size]), encode)
 
 
+def u32_codec(name: str) -> Codec:
+    """Converter for the machine's own 32-bit numbers, where there is no type information."""
+    layout = struct.Struct("<I")
+
+    def encode(buffer: bytearray, offset: int, value: Any) -> None:
+        try:
+            layout.pack_into(buffer, offset, value)
+        except struct.error as error:
+            raise LayoutError(name, f"{value!r} does not fit: {error}") from None
+
+    return Codec(name, layout.size, (), lambda data, offset: layout.unpack_from(data, offset)[0], encode)
+
+
 def _exact_bytes(value: Any, size: int, name: str) -> bytes:
     if not isinstance(value, (bytes, bytearray, memoryview)) or len(value) != size:
         raise LayoutError(name, f"expected {size} bytes, got {value!r}")

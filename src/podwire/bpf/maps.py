@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._ffi import ffi, last_errno, lib
 from .btf import Btf
-from .codec import Codec, codec_for, raw_codec
+from .codec import Codec, codec_for, raw_codec, u32_codec
 from .errors import BpfError
 from .handle import Handle, kernel_btf, object_info
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _BATCH = 4096
+_NAME_LENGTH = 15
 _NO_BATCH = {errno.EINVAL, 524, errno.EOPNOTSUPP}
 
 
@@ -42,6 +43,7 @@ class MapType(enum.IntEnum):
 
 _PER_CPU = {MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH}
 _ARRAYS = {MapType.ARRAY, MapType.PERCPU_ARRAY}
+_OF_MAPS = {MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS}  # the kernel takes no type information for them
 
 
 class Update(enum.IntFlag):
@@ -111,6 +113,21 @@ class Map(Handle):
             raise BpfError("open", f"map id {number}", last_errno(fd))
         return cls(fd, f"id {number}")
 
+    @classmethod
+    def create(
+        cls, kind: MapType, name: str, *, key_size: int, value_size: int, max_entries: int, flags: int = 0
+    ) -> Self:
+        """Make a map without type information (its entries are bytes); sizes in bytes. It ends with its last
+        descriptor, pin, program or outer map. Raises BpfError."""
+        options = ffi.new("struct bpf_map_create_opts *", {"map_flags": flags})
+        options.sz = ffi.sizeof("struct bpf_map_create_opts")
+        fd = lib().bpf_map_create(
+            int(kind), name[:_NAME_LENGTH].encode(), key_size, value_size, max_entries, options
+        )
+        if fd < 0:
+            raise BpfError("create", f"map {name}", last_errno(fd))
+        return cls(fd, name)
+
     @functools.cached_property
     def btf(self) -> Btf | None:
         """Type information the map was created with; None for maps without."""
@@ -121,13 +138,17 @@ class Map(Handle):
     @functools.cached_property
     def key(self) -> Codec:
         """Converter of keys."""
+        if self.info.type in _OF_MAPS and self.info.key_size == 4:
+            return u32_codec(f"key of {self.label}")
         if self.btf is None or not self.info.key_type_id:
             return raw_codec(self.info.key_size, f"key of {self.label}")
         return codec_for(self.btf, self.info.key_type_id)
 
     @functools.cached_property
     def value(self) -> Codec:
-        """Converter of (one CPU's) values."""
+        """Converter of (one CPU's) values; a map of maps shows ids of maps."""
+        if self.info.type in _OF_MAPS:
+            return u32_codec(f"value of {self.label}")
         if self.btf is None or not self.info.value_type_id:
             return raw_codec(self.info.value_size, f"value of {self.label}")
         return codec_for(self.btf, self.info.value_type_id)
@@ -149,6 +170,15 @@ class Map(Handle):
         """Write one entry; raises BpfError (E2BIG when the map is full)."""
         result = lib().bpf_map_update_elem(
             self.fd, self.key.encode(key), self._encode_value(value), int(when)
+        )
+        if result < 0:
+            raise self._error("write", key, last_errno(result))
+
+    def set_inner(self, key: Any, inner: Map) -> None:
+        """Put ``inner`` under ``key`` of a map of maps, in one step; raises BpfError (EINVAL: ``inner`` is not
+        made like the maps that this one was declared to hold)."""
+        result = lib().bpf_map_update_elem(
+            self.fd, self.key.encode(key), ffi.new("__u32 *", inner.fd), int(Update.ANY)
         )
         if result < 0:
             raise self._error("write", key, last_errno(result))

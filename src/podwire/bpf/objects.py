@@ -154,6 +154,17 @@ class BpfObject(Closing):
         if result < 0:
             raise BpfError("resize", f"map {name} of {self.label}", last_errno(result))
 
+    def set_inner_value_size(self, name: str, size: int) -> None:
+        """Change the size in bytes of the values of the maps that a declared map of maps holds."""
+        inner = lib().bpf_map__inner_map(self._map(name))
+        if inner == ffi.NULL:
+            raise BpfError(
+                "resize", f"the inner maps of {name} of {self.label}", detail="it is no map of maps"
+            )
+        result = lib().bpf_map__set_value_size(inner, size)
+        if result < 0:
+            raise BpfError("resize", f"the inner maps of {name} of {self.label}", last_errno(result))
+
     def reuse_map(self, name: str, existing: Map) -> None:
         """Use ``existing`` in place of a new map; raises BpfError when the kernel's description differs."""
         pointer = self._map(name)

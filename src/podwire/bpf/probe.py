@@ -8,7 +8,7 @@ from ._ffi import collect_messages, ffi, last_errno, lib
 from .errors import BpfError
 from .links import Link, Tcx
 from .maps import MapType
-from .programs import SCHED_CLS, load_instructions
+from .programs import CGROUP_SOCK_ADDR, SCHED_CLS, load_instructions
 
 HELPERS = {
     "redirect_neigh": 152,
@@ -16,6 +16,7 @@ HELPERS = {
     "fib_lookup": 69,
     "ringbuf_output": 130,
     "ktime_get_boot_ns": 125,
+    "get_netns_cookie": 122,
 }
 _LOOPBACK = 1  # every network namespace has it, always at this index
 _TCX_NEXT = -1  # let the packet pass on: the trial must not touch traffic
@@ -44,6 +45,11 @@ def has_tcx() -> bool:
         except BpfError:
             return False
     return True
+
+
+def has_socket_programs() -> bool:
+    """Can programs translate the addresses of sockets, and know whose socket it is?"""
+    return has_program_type(CGROUP_SOCK_ADDR) and has_helper("get_netns_cookie", CGROUP_SOCK_ADDR)
 
 
 def return_constant(value: int) -> bytes:

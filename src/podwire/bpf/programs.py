@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SCHED_CLS = 3
+CGROUP_SOCK_ADDR = 18
 _MAX_PACKET = 65536 + 512
 
 

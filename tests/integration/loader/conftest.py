@@ -13,6 +13,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.cache import Cache
 from ansible_collections.podwire.ebpf.plugins.module_utils.datapath_build import build
 
 from podwire.datapath import Datapath, DatapathConfig
+from tests.control_group import ControlGroup
 
 OBJECTS = Path(__file__).parent / "objects"
 CLONE_NEWNET = 0x40000000
@@ -86,3 +87,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def config(kind: str) -> DatapathConfig:
     return DatapathConfig(node_ip="192.0.2.1", attach=kind, host_routing="ebpf")
+
+
+@pytest.fixture
+def cgroup() -> Iterator[ControlGroup]:
+    """A control group with a process in it."""
+    with ControlGroup() as made:
+        yield made

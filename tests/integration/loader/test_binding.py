@@ -16,8 +16,10 @@ from podwire.bpf import (
     Link,
     LoadError,
     Map,
+    MapType,
     Program,
     RingBuffer,
+    SocketHook,
     TcHook,
     Tcx,
     Update,
@@ -77,6 +79,7 @@ def test_declarations_tell_layout_and_size(sample):
         "sample_counters",
         "sample_array",
         "sample_events",
+        "sample_tables",
     }
     found = declared["sample_hash"]
     assert (found.type_name, found.key_size, found.max_entries) == ("lru_hash", 8, 1024)
@@ -270,3 +273,54 @@ def test_a_tc_filter_is_replaced_in_place(devices):
         tc.remove_qdisc(index)
         tc.remove_qdisc(index)
         assert tc.query(4711, TcHook.INGRESS) is None
+
+
+def test_a_map_of_maps_holds_tables_of_the_size_that_was_set(sample):
+    sample.set_inner_value_size("sample_tables", 32)
+    sample.load()
+    tables = sample.map("sample_tables")
+    with Map.create(MapType.ARRAY, "sample_table", key_size=4, value_size=32, max_entries=1) as table:
+        table.set(b"\0" * 4, bytes(range(32)))
+        tables.set_inner(7, table)
+        number = table.info.id
+    assert dict(tables.items()) == {7: number}
+    with Map.by_id(number) as kept:
+        assert kept.get(b"\0" * 4) == bytes(range(32))
+    with (
+        Map.create(MapType.ARRAY, "sample_table", key_size=4, value_size=16, max_entries=1) as other,
+        pytest.raises(BpfError) as caught,
+    ):
+        tables.set_inner(8, other)
+    assert caught.value.errno == errno.EINVAL
+    assert tables.delete(7)
+
+
+def test_the_inner_maps_of_a_plain_map_cannot_be_resized(sample):
+    with pytest.raises(BpfError, match="it is no map of maps"):
+        sample.set_inner_value_size("sample_array", 32)
+
+
+def test_a_program_attached_to_a_control_group_meets_the_sockets_of_its_members(loaded, bpffs, cgroup):
+    program = loaded.program("sample_connect4")
+    pin = bpffs / "link"
+    with Link.cgroup(program, cgroup.path, SocketHook.CONNECT4) as link:
+        info = link.info
+        assert (info.prog_id, info.cgroup_id) == (program.id, cgroup.path.stat().st_ino)
+        assert (info.attach_type, info.ifindex) == (SocketHook.CONNECT4, 0)
+        link.pin(pin)
+    assert cgroup.connect() == errno.EPERM
+    assert loaded.map("sample_array").get(4) == 1
+    with Link.pinned(pin) as link:
+        link.update(program)
+        link.detach()
+        pin.unlink()
+        assert link.info.cgroup_id == 0
+    assert cgroup.connect() == errno.ECONNREFUSED
+
+
+def test_attaching_to_what_is_no_control_group_says_so(loaded, tmp_path):
+    program = loaded.program("sample_connect4")
+    for directory in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(BpfError, match=f"of control group {directory}") as caught:
+            Link.cgroup(program, directory, SocketHook.CONNECT4)
+        assert caught.value.errno in (errno.EBADF, errno.ENOENT)

@@ -65,6 +65,30 @@ struct {
 	__uint(max_entries, 4096);
 } sample_events SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__uint(max_entries, 8);
+	__type(key, __u32);
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_ARRAY);
+			__uint(max_entries, 1);
+			__uint(key_size, sizeof(__u32));
+			__uint(value_size, 16);
+		});
+} sample_tables SEC(".maps");
+
+/* Refuses every connection of the control group that it is attached to, and counts them. */
+SEC("cgroup/connect4")
+int sample_connect4(struct bpf_sock_addr *ctx)
+{
+	__u32 counter = 4, *count = bpf_map_lookup_elem(&sample_array, &counter);
+
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	return ctx->user_port == 0xffff;
+}
+
 SEC("tc")
 int sample_count(struct __sk_buff *skb)
 {
