@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.integration.datapath.traffic import Chatter
 PORT = 8080
 MANY_WINDOWS = 24 << 20
 """Bytes; a TCP window grows to 6 MiB at most (tcp_rmem)."""
+HALF_SEQUENCE_SPACE = 1 << 31
+"""Bytes."""
 CONNECTIONS = [
     # client, server, and the address the client uses when it is not the server's own
     ("a", "b", None),
@@ -179,6 +182,28 @@ def test_bulk_between_two_legacy_periods(running: Cluster, pair: tuple[str, str]
         for end, other in (ends, reversed(ends)):
             end.shutdown(socket.SHUT_WR)
             assert other.recv(1) == b"", "the goodbye arrived"
+
+
+def test_a_reset_crosses_after_half_the_sequence_space(running: Cluster) -> None:
+    """Beyond 2 GiB what comes later counts as earlier, and netfilter calls a reset from the past invalid even
+    when it is to be liberal: the other end would wait for minutes."""
+    drop_invalid(running)
+    running.switch("legacy")
+    with (
+        traffic.listening(running, "b", PORT) as door,
+        traffic.connected(running, "a", door, (ADDRESSES["b"], PORT)) as (leaver, stayer),
+    ):
+        traffic.transfer(leaver, stayer, 1000)
+        traffic.transfer(stayer, leaver, 1000)
+        running.switch("ebpf")
+        traffic.pour(leaver, stayer, HALF_SEQUENCE_SPACE + MANY_WINDOWS)
+        running.switch("legacy")
+        traffic.transfer(leaver, stayer, 1000)
+        traffic.transfer(stayer, leaver, 1000)
+        leaver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        leaver.close()
+        with pytest.raises(ConnectionResetError):
+            stayer.recv(1)
 
 
 def test_netfilter_is_lenient_from_the_first_legacy_period_until_removal(running: Cluster) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from podwire.datapath import DatapathConfig, DatapathError
@@ -10,6 +13,7 @@ from podwire.datapath.state import State, read, write
 STATE = State(
     objects="/opt/podwire/bpf/abc", config=DatapathConfig(node_ip="192.0.2.1"), devices=("eth0",), digest="d",
     attach="tcx", host_routing="ebpf", reason="", programs={"podwire_from_pod": 7}, qdiscs=(3,), mounted=True,
+    sysctls=("net/netfilter/nf_conntrack_tcp_be_liberal",),
 )  # fmt: skip
 
 
@@ -18,6 +22,14 @@ def test_what_is_written_is_read_back(tmp_path):
     write(path, STATE)
     assert read(path) == STATE
     assert [entry.name for entry in path.parent.iterdir()] == ["datapath.json"]
+
+
+def test_a_file_from_before_settings_were_remembered_is_read(tmp_path):
+    path = tmp_path / "datapath.json"
+    values = json.loads(STATE.to_json())
+    del values["sysctls"]
+    path.write_text(json.dumps(values))
+    assert read(path) == replace(STATE, sysctls=())
 
 
 @pytest.mark.parametrize(
