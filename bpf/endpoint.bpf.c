@@ -11,6 +11,7 @@
 #include "lib/drop.h"
 #include "lib/nd.h"
 #include "lib/route.h"
+#include "lib/service_map.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 

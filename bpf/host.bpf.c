@@ -14,6 +14,8 @@
 #include "lib/icmp.h"
 #include "lib/nat.h"
 #include "lib/route.h"
+#include "lib/service_maglev_map.h"
+#include "lib/service_map.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 

@@ -30,6 +30,18 @@ const volatile __u8 cfg_masquerade = 1;
 /* Drop events per second and CPU; 0 sends none. The counters always count. */
 const volatile __u32 cfg_event_rate = 100;
 
+/* 1: the datapath translates services; 0: that is kube-proxy's business, and nothing below matters. */
+const volatile __u8 cfg_services = 0;
+/* Node ports, host order, both included. */
+const volatile __u16 cfg_node_port_min = 30000;
+const volatile __u16 cfg_node_port_max = 32767;
+/* Cookie of the host's network namespace: what sockets of the host and of host-network pods belong to. */
+const volatile __u64 cfg_host_netns_cookie = 0;
+/* Entries of each Maglev table (a prime); the inner map's value has twice as many bytes. */
+const volatile __u32 cfg_maglev_size = 16381;
+/* 1: backends on other nodes answer clients outside directly; 0: through this node. */
+const volatile __u8 cfg_dsr = 0;
+
 static __always_inline bool ebpf_host_routing(void)
 {
 	return cfg_host_routing == PODWIRE_HOST_ROUTING_EBPF;
