@@ -18,7 +18,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 
@@ -102,6 +102,7 @@ def restore_script(
     chains and rules and nothing else, and the names of the chains it removes."""
     script: list[str] = []
     removed: list[str] = []
+    calico = set(NETWORK_CHAINS) <= set(prefixes)
     for table, lines in _tables(saved):
         chains = {match.group(1) for line in lines if (match := _CHAIN.match(line))}
         rules = [line for line in lines if line.startswith("-A ")]
@@ -114,7 +115,7 @@ def restore_script(
             line
             for line in rules
             if line.split()[1] not in doomed
-            and (_target(line) in doomed or '"cali:' in line or line in named)
+            and (_target(line) in doomed or line in named or (calico and '"cali:' in line))
         ]
         if not doomed and not loose:
             continue
@@ -161,11 +162,14 @@ class Traces:
         return {key: value for key, value in vars(self).items() if value}
 
 
+HostT = TypeVar("HostT", bound="Host")
+
+
 class Host:
     """The host's links, routes and netfilter. ``directories`` is where its tools are looked for."""
 
     @classmethod
-    def of(cls, root: Path, snap: Path) -> Host:
+    def of(cls: type[HostT], root: Path, snap: Path) -> HostT:
         """This host, with the snap's tools for those that it lacks."""
         folders = ("usr/sbin", "sbin", "usr/bin", "bin")
         return cls([*(root / folder for folder in folders), *(snap / folder for folder in folders)])
