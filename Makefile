@@ -17,7 +17,7 @@ NODE ?= cp1
 E2E_LAB := $(if $(filter podwire,$(LAB)),molecule,$(LAB))
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build machines up check status ssh down test lint unit bpf bpf-6.1 integration collection e2e \
+.PHONY: help bootstrap build machines up check status ssh reboot down test lint unit bpf bpf-6.1 integration collection e2e \
 	lint-python lint-types lint-yaml lint-ansible lint-c benchmark benchmark-cni benchmark-path format pins
 
 help: ## print this help
@@ -38,6 +38,9 @@ status: bootstrap ## show the lab's nodes and their datapath
 
 ssh: bootstrap ## log in to a node: make ssh NODE=worker1
 	@$(LAB_COMMAND) ssh $(NODE)
+
+reboot: bootstrap ## reboot a node: make reboot NODE=worker1
+	@$(LAB_COMMAND) reboot $(NODE)
 
 down: bootstrap ## remove every trace of the lab
 	@$(LAB_COMMAND) down

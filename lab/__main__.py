@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import click
 from rich.console import Console
 
-from lab import artifacts, checks, locks, process, report, up
-from lab.config import DEFAULT_NAME, check_name, parse_count, state_directory
+from lab import artifacts, checks, locks, nodes, process, report, up
+from lab.config import DEFAULT_NAME, Lab, check_name, parse_count, state_directory
 from lab.errors import LabError
 from lab.progress import Progress
 
@@ -112,6 +112,19 @@ def status_command(name: str) -> None:
     report.show(_console(), lab, None, [])
 
 
+@main.command("reboot")
+@click.argument("node")
+@click.pass_obj
+def reboot_command(name: str, node: str) -> None:
+    """Reboot NODE and wait until it can be reached."""
+    need_root()
+    with exclusive(name):
+        lab = up.existing(name)
+        check_node(lab, node)
+        nodes.reboot(lab, node)
+    print(f"{node} is up again")
+
+
 @main.command("down")
 @click.pass_obj
 def down_command(name: str) -> None:
@@ -129,10 +142,15 @@ def down_command(name: str) -> None:
 def ssh_command(name: str, node: str, command: tuple[str, ...]) -> None:
     """Log in to NODE, or run COMMAND there."""
     lab = up.existing(name)
-    if node not in lab.nodes:
-        raise LabError(f"lab {name} has no node {node}", f"Its nodes: {', '.join(lab.nodes)}")
+    check_node(lab, node)
     words = ["ssh", "-F", str(lab.state / "ssh_config"), node, *command]
     os.execvp("ssh", words)  # noqa: S606
+
+
+def check_node(lab: Lab, node: str) -> None:
+    """``LabError`` for a name that is no node of the lab."""
+    if node not in lab.nodes:
+        raise LabError(f"lab {lab.name} has no node {node}", f"Its nodes: {', '.join(lab.nodes)}")
 
 
 def need_root() -> None:

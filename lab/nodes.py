@@ -16,6 +16,7 @@ from lab.errors import LabError
 from lab.process import Log, run
 
 BOOT_SECONDS = 60
+SHUTDOWN_SECONDS = 60
 
 
 def start(lab: Lab, image: str, log: Log) -> None:
@@ -53,6 +54,30 @@ def start(lab: Lab, image: str, log: Log) -> None:
     log("waiting for ssh")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda node: wait_for_ssh(lab, node), lab.nodes))
+
+
+def reboot(lab: Lab, node: str) -> None:
+    """Let a node shut down by itself, switch it on again, and return when ssh answers.
+
+    What a reboot loses is lost: processes, /run, links, network namespaces, BPF programs and their pins.
+    """
+    container = containers.alive(lab, node)
+    ssh(lab, node, ["systemctl", "reboot"], check=False)  # the connection may end before the command does
+    deadline = time.monotonic() + SHUTDOWN_SECONDS
+    while any(item.alive for item in containers.find(lab.name) if item.id == container.id):
+        if time.monotonic() > deadline:
+            raise LabError(
+                f"node {node} has not shut down within {SHUTDOWN_SECONDS} s",
+                f"See `podman exec {container.name} systemctl list-jobs`",
+            )
+        time.sleep(0.2)
+    if not containers.start_again(container):
+        raise LabError(
+            f"node {node} does not start again", f"See `podman logs {container.name}`; run make up"
+        )
+    underlay.attach(lab, node, containers.alive(lab, node).pid)
+    introduce(lab, node)
+    wait_for_ssh(lab, node)
 
 
 def introduce(lab: Lab, node: str) -> None:

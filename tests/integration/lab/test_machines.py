@@ -126,6 +126,17 @@ def test_two_labs_live_side_by_side(start):
     assert "only-here" in on(first, "ls /sys/fs/bpf")
 
 
+def test_a_rebooted_node_keeps_its_disks_and_nothing_else(start):
+    lab = start()
+    before = one(lab)
+    on(lab, "touch /var/snap/disk /etc/disk /run/memory && mkdir /sys/fs/bpf/memory")
+    nodes.reboot(lab, "cp1")
+    assert one(lab).id == before.id and one(lab).pid != before.pid
+    assert on(lab, "ls /var/snap/disk /etc/disk") == "/etc/disk\n/var/snap/disk"
+    assert on(lab, "ls -d /run/memory /sys/fs/bpf/memory 2>/dev/null | wc -l") == "0"
+    assert on(lab, f"curl -s -m 5 http://{lab.address('world')}:8080/cgi-bin/address") == lab.address("cp1")
+
+
 def test_killed_node_that_podman_still_lists_is_switched_on_again(start):
     lab = start()
     on(lab, "echo kept >/var/snap/file")
