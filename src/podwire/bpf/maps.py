@@ -175,8 +175,8 @@ class Map(Handle):
             raise self._error("write", key, last_errno(result))
 
     def set_inner(self, key: Any, inner: Map) -> None:
-        """Put ``inner`` under ``key`` of a map of maps, in one step; raises BpfError (EINVAL: ``inner`` is not
-        made like the maps that this one was declared to hold)."""
+        """Put ``inner`` under ``key`` of a map of maps, in one step; raises BpfError (EINVAL: ``inner`` is of
+        another kind or size than this map was declared to hold)."""
         result = lib().bpf_map_update_elem(
             self.fd, self.key.encode(key), ffi.new("__u32 *", inner.fd), int(Update.ANY)
         )

@@ -4,6 +4,7 @@ from .config import GATEWAY_IP, HOST_MAC, DatapathConfig
 from .errors import DatapathError, NotInstalled, UnsupportedKernel
 from .manager import Datapath, TypedMap
 from .report import Changes, DatapathStatus, HostRoutingChange, MapStatus, ProgramStatus
+from .service_settings import ServiceSettings
 
 __all__ = [
     "GATEWAY_IP",
@@ -17,6 +18,7 @@ __all__ = [
     "MapStatus",
     "NotInstalled",
     "ProgramStatus",
+    "ServiceSettings",
     "TypedMap",
     "UnsupportedKernel",
 ]

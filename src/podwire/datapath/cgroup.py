@@ -17,7 +17,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def choose(mountinfo: str) -> str | None:
-    """The mount point of the whole tree, by the text of ``/proc/self/mountinfo``; None when it is not mounted.
+    """The mount point of the whole tree, by the text of ``/proc/self/mountinfo``; None without one.
 
     A mount of a part of the tree does not count. Of several, one at a standard place is taken, else the
     shortest path.

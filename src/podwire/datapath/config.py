@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import DatapathError
 from .kernel import CLSACT, EBPF, LEGACY, TCX
+from .service_settings import MAGLEV_ENTRY, MAGLEV_MAP, ServiceSettings
 
 GATEWAY_IP = "169.254.1.1"
 HOST_MAC = "02:70:6f:64:77:31"
@@ -44,6 +45,8 @@ class DatapathConfig:
     """``auto`` (tcx where the kernel has it), ``tcx`` or ``clsact``."""
     map_entries: Mapping[str, int] = field(default_factory=dict)
     """Sizes of maps by name, where they differ from the object file's."""
+    services: ServiceSettings = field(default_factory=ServiceSettings)
+    """Services in eBPF; off by default."""
 
     def __post_init__(self) -> None:
         _one_of("host_routing", self.host_routing, (EBPF, LEGACY))
@@ -59,8 +62,9 @@ class DatapathConfig:
         for name, entries in self.map_entries.items():
             _within(f"map_entries[{name}]", entries, 1, 1 << 26)
 
-    def constants(self, host_routing: str) -> dict[str, Any]:
-        """Values of the objects' ``cfg_*`` constants when running in mode ``host_routing``."""
+    def constants(self, host_routing: str, host_netns_cookie: int = 0) -> dict[str, Any]:
+        """Values of the objects' ``cfg_*`` constants when running in mode ``host_routing``, in the network
+        namespace with that cookie."""
         return {
             "cfg_host_routing": int(host_routing == EBPF),
             "cfg_node_ip4": int(ipaddress.IPv4Address(self.node_ip)),
@@ -71,7 +75,12 @@ class DatapathConfig:
             "cfg_mtu": self.mtu,
             "cfg_masquerade": int(self.masquerade),
             "cfg_event_rate": self.event_rate,
+            **self.services.constants(host_netns_cookie),
         }
+
+    def inner_value_sizes(self) -> dict[str, int]:
+        """Bytes of a value of the maps that a map of maps holds, by the outer map's name."""
+        return {MAGLEV_MAP: MAGLEV_ENTRY * self.services.maglev_size}
 
     def with_host_routing(self, mode: str) -> DatapathConfig:
         """The same settings with another wanted mode."""
@@ -86,7 +95,8 @@ class DatapathConfig:
         unknown = set(values) - {entry.name for entry in fields(cls)}
         if unknown:
             raise DatapathError(f"unknown datapath settings: {', '.join(sorted(unknown))}")
-        return cls(**values)
+        services = ServiceSettings.from_dict(values.get("services", {}))
+        return cls(**{**values, "services": services})
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

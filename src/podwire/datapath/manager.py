@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from podwire.bpf import Map
 
-from . import bpffs, netfilter, state
+from . import bpffs, maglev, netfilter, state
 from .apply import Apply
 from .config import DatapathConfig
 from .devices import device_name, indexes
@@ -19,6 +20,7 @@ from .lock import exclusive
 from .pins import APPLY_FIRST, Pins
 from .place import Place
 from .report import Changes, DatapathStatus, HostRoutingChange
+from .service_settings import MAGLEV_MAP
 from .status import ABSENT, read_status, summary
 
 TypedMap = Map
@@ -180,6 +182,17 @@ class Datapath:
             found = Map.pinned(path)
             self._open_maps[name] = (inode, found)  # the old handle closes itself when nobody uses it
             return found
+
+    def maglev_set(self, list_id: int, table: Sequence[int]) -> None:
+        """Spread flows to the list of backends ``list_id`` by ``table`` from now on: ``services.maglev_size``
+        indexes into the list, put in place in one step. Write it before the services that name the list.
+
+        Raises DatapathError for a table of another size, BpfError when the map is full."""
+        maglev.put(self.map(MAGLEV_MAP), list_id, table)
+
+    def maglev_delete(self, list_id: int) -> bool:
+        """Forget the table of a list; False when there was none."""
+        return self.map(MAGLEV_MAP).delete(list_id)
 
     def map_names(self) -> list[str]:
         """Names of the pinned maps."""

@@ -19,6 +19,12 @@ const volatile __u16 cfg_nat_port_max = 0;
 const volatile __u32 cfg_mtu = 0;
 const volatile __u8 cfg_masquerade = 0;
 const volatile __u32 cfg_event_rate = 0;
+const volatile __u8 cfg_services = 0;
+const volatile __u16 cfg_node_port_min = 0;
+const volatile __u16 cfg_node_port_max = 0;
+const volatile __u64 cfg_host_netns_cookie = 0;
+const volatile __u32 cfg_maglev_size = 0;
+const volatile __u8 cfg_dsr = 0;
 
 struct standin_key {
 	__be32 address;
