@@ -25,6 +25,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.errors import Podwire
 #: Links that only MicroK8s' built-in networks make.
 LINKS = ("vxlan.calico", "vxlan-v6.calico", "flannel.1", "cni0")
 LINK_PREFIX = "cali"
+CALICO_LINKS = ("cali", "vxlan.calico", "vxlan-v6.calico")
 #: Routing protocol numbers by which Calico marks its routes; iproute2 may print the name of its routing
 #: daemon instead.
 ROUTE_PROTOCOLS = ("80", "bird")
@@ -33,6 +34,12 @@ IPAM_STATE = Path("/var/lib/cni/networks")
 #: Chains of the default network, and of kube-proxy and kubelet, by how their names begin.
 NETWORK_CHAINS = ("cali-",)
 KUBERNETES_CHAINS = ("KUBE-",)
+NO_IPSET = (
+    "Calico ran on this node, and its IP sets (named cali...) stay in the kernel because the command ipset "
+    "is missing, on the node and in the snap. No rule refers to them any more; they take memory until the "
+    "next reboot. To remove them now: apt-get install ipset, then "
+    "ipset list -n | grep ^cali | xargs -r -n1 ipset destroy"
+)
 _CHAIN = re.compile(r"^:(\S+) ")
 _JUMP = re.compile(r" -[jg] (\S+)")
 
@@ -154,12 +161,22 @@ class Traces:
     chains: list[str] = field(default_factory=list)
     ipsets: list[str] = field(default_factory=list)
     ipam: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What could not be looked for, why, and the way out."""
 
     def __bool__(self) -> bool:
-        return any((self.links, self.routes, self.chains, self.ipsets, self.ipam))
+        return bool(self.as_dict())
 
     def as_dict(self) -> dict[str, list[str]]:
-        return {key: value for key, value in vars(self).items() if value}
+        """The traces without the warnings, by kind; kinds of which there are none are left out."""
+        return {key: value for key, value in vars(self).items() if value and key != "warnings"}
+
+    @property
+    def of_calico(self) -> bool:
+        """Whether Calico, the only default network with IP sets, was there."""
+        return any(link.startswith(CALICO_LINKS) for link in self.links) or any(
+            f"/{prefix}" in chain for chain in self.chains for prefix in NETWORK_CHAINS
+        )
 
 
 HostT = TypeVar("HostT", bound="Host")
@@ -258,6 +275,8 @@ class Host:
     def _clean_ipsets(self, found: Traces, dry: bool) -> None:
         tool = self._tool("ipset")
         if tool is None:
+            if found.of_calico:
+                found.warnings.append(NO_IPSET)
             return
         for name in self._run(tool, "list", "-n").split():
             if name.startswith("cali"):

@@ -201,6 +201,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_takeover imp
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_traces import (
     DefaultNetwork,
     Host,
+    Traces,
     from_conflists,
 )
 from ansible_collections.podwire.ebpf.plugins.module_utils.snapd_errors import SnapdUnavailableError
@@ -292,11 +293,11 @@ class Leftovers:
         self.cluster_cidr = layout.argument("kube-proxy", "cluster-cidr") or "10.1.0.0/16"
         self.host = Host.of(layout.root, layout.snap)
 
-    def remove(self) -> dict[str, Any]:
+    def remove(self) -> Traces:
         """Take it off the host; return what it was."""
         if self.sysctl is not None:
             self.sysctl.unlink(missing_ok=True)
-        return self.host.clean(self.network, self.cluster_cidr, dry=False, kubernetes=True).as_dict()
+        return self.host.clean(self.network, self.cluster_cidr, dry=False, kubernetes=True)
 
 
 def work(node: Node) -> dict[str, Any]:
@@ -326,7 +327,10 @@ def work(node: Node) -> dict[str, Any]:
             since = time.time()
         result["steps"] = install.carry_out(node.snapd, wanted, steps, deadline=node.deadline)
         if leftovers is not None:
-            result["traces"] = leftovers.remove()
+            traces = leftovers.remove()
+            result["traces"] = traces.as_dict()
+            for warning in traces.warnings:
+                node.module.warn(warning)
         after = node.snapd.snap(SNAP)
         result["diff"] = {"before": described(before), "after": described(after)}
     result["seconds"] = {"snap": round(time.monotonic() - began, 2)}

@@ -136,6 +136,8 @@ def take(node: Node, takeover: Takeover) -> dict[str, Any]:
     takeover.install(node.params["conflist"], Path(node.params["plugin"]))
     host = Host.of(node.layout.root, node.layout.snap)
     traces = host.clean(takeover.record.network, node.params["cluster_cidr"], dry=node.check_mode)
+    for warning in traces.warnings:
+        node.module.warn(warning)
     if traces:
         takeover.steps.append("remove the default network's traces from the host")
     return {"traces": traces.as_dict()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -42,11 +44,12 @@ CLEAN = """
 import json, sys
 from pathlib import Path
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_traces import DefaultNetwork, Host
-host = Host([Path("/usr/sbin"), Path("/sbin"), Path("/usr/bin"), Path("/bin")], Path(sys.argv[1]))
+host = Host([Path(folder) for folder in sys.argv[3].split(":")], Path(sys.argv[1]))
 network = DefaultNetwork(("k8s-pod-network",), ("mybridge",))
 found = host.clean(network, "10.1.0.0/16", dry=sys.argv[2] == "dry", kubernetes="kube" in sys.argv)
-print(json.dumps(found.as_dict()))
+print(json.dumps({**found.as_dict(), **({"warnings": found.warnings} if found.warnings else {})}))
 """
+FOLDERS = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 @pytest.fixture
@@ -76,9 +79,9 @@ def run(namespace, *command):
     return done.stdout
 
 
-def clean(namespace, tmp_path, *words):
+def clean(namespace, tmp_path, *words, folders=FOLDERS):
     environment = f"PYTHONPATH={ROOT / 'collections'}"
-    arguments = [str(tmp_path / "networks"), *(words or ("wet",))]
+    arguments = [str(tmp_path / "networks"), words[0] if words else "wet", folders, *words[1:]]
     return json.loads(run(namespace, "env", environment, sys.executable, "-c", CLEAN, *arguments))
 
 
@@ -116,3 +119,35 @@ def test_looking_changes_nothing(host, tmp_path):
 def test_removing_kubernetes_takes_its_chains_too(host, tmp_path):
     clean(host, tmp_path, "wet", "kube")
     assert "KUBE" not in rules(host)
+
+
+@pytest.fixture
+def tools(tmp_path):
+    """A folder with the tools of a host that lacks ipset."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for path in {found for place in FOLDERS.split(":") for found in Path(place).glob("*")}:
+        if path.name == "ip" or path.name.startswith(("iptables-", "ip6tables-")):
+            with contextlib.suppress(FileExistsError):
+                (folder / path.name).symlink_to(path)
+    return folder
+
+
+def test_ip_sets_that_cannot_be_looked_for_are_a_warning(host, tmp_path, tools):
+    for mode in ("dry", "wet"):
+        (warning,) = clean(host, tmp_path, mode, folders=str(tools))["warnings"]
+        assert "ipset is missing" in warning and "apt-get install ipset" in warning
+    assert clean(host, tmp_path, folders=str(tools)) == {}, "nothing of Calico is left to warn about"
+
+
+def test_a_host_without_calico_needs_no_ipset(namespace, tmp_path, tools):
+    run(namespace, "sh", "-c", "ip link add cni0 type bridge")
+    assert clean(namespace, tmp_path, folders=str(tools)) == {"links": ["cni0"]}
+
+
+def test_ip_sets_of_calico_go(host, tmp_path):
+    assert shutil.which("ipset"), "this test needs ipset: apt-get install ipset"
+    run(host, "ipset", "create", "cali40all-ipam-pools", "hash:net")
+    run(host, "ipset", "create", "mine", "hash:net")
+    assert clean(host, tmp_path)["ipsets"] == ["cali40all-ipam-pools"]
+    assert run(host, "ipset", "list", "-n").split() == ["mine"]
