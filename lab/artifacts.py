@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,20 @@ def _workloads(directory: Path, _scratch: Path, _made: Paths, log: Log) -> None:
     imagebuild.build_probe(directory, log)
 
 
+def _cluster_dns(directory: Path, _scratch: Path, _made: Paths, log: Log) -> None:
+    imagebuild.build_cluster_dns(directory, log)
+
+
+def _cluster_dns_inputs(_made: Paths) -> list[str | Path]:
+    return [
+        rootfs.SUITE,
+        metadata.version("dnspython"),
+        *sorted(imagebuild.CLUSTER_DNS_PROGRAM.glob("*.py")),
+        HERE / "oci.py",
+        *_common(),
+    ]
+
+
 def _kubernetes(directory: Path, scratch: Path, _made: Paths, log: Log) -> None:
     from lab.kubernetes import build
 
@@ -138,6 +153,9 @@ ARTIFACTS = (
             _workloads,
             GIBIBYTE,
         ),
+    ),
+    Artifact(
+        "cluster-dns", "cluster DNS", _cached("cluster-dns", _cluster_dns_inputs, _cluster_dns, GIBIBYTE)
     ),
     Artifact(
         "snaps",

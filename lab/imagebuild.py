@@ -7,15 +7,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import dns
+
 from lab import oci, rootfs
 from lab.process import Log, run
 
 HERE = Path(__file__).parent
 NODE = HERE / "node"
 WORKLOADS = HERE / "workloads"
+CLUSTER_DNS_PROGRAM = HERE / "cluster_dns"
 PAUSE = "podwire.local/pause:1"
 PROBE = "podwire.local/probe:1"
+CLUSTER_DNS = "podwire.local/cluster-dns:1"
 
+_CACHES = shutil.ignore_patterns("__pycache__")
 # Services that only make sense on a machine of its own.
 _MASKED = (
     "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer "
@@ -57,6 +62,25 @@ def build_probe(directory: Path, log: Log) -> None:
         run(["ldconfig", "-r", tree], what="indexing the probe image's libraries")
         log("packing the probe image")
         oci.image(directory / "probe.tar", PROBE, tree, command=["/usr/local/bin/probe-server"])
+
+
+def build_cluster_dns(directory: Path, log: Log) -> None:
+    """Write ``cluster-dns.tar``: Debian's Python, the pinned dnspython of the controller, and our program."""
+    with tempfile.TemporaryDirectory(prefix="rootfs-", dir=directory) as name:
+        tree = Path(name)
+        rootfs.extract(tree, ["python3"], log)
+        program = tree / "srv"
+        shutil.copytree(Path(dns.__file__).parent, program / "dns", ignore=_CACHES)
+        shutil.copytree(CLUSTER_DNS_PROGRAM, program / "cluster_dns", ignore=_CACHES)
+        run(["ldconfig", "-r", tree], what="indexing the libraries of the cluster DNS")
+        log("packing the cluster DNS")
+        oci.image(
+            directory / "cluster-dns.tar",
+            CLUSTER_DNS,
+            tree,
+            entrypoint=["/usr/bin/python3", "-B", "-m", "cluster_dns"],
+            working_directory="/srv",
+        )
 
 
 def add_busybox_links(tree: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lab import artifacts, checks, containers, nodes, rollout, state, underlay
+from lab import artifacts, checks, containers, dns, nodes, rollout, state, underlay
 from lab.config import DEFAULT_NODES, Lab, check_name, node_names
 from lab.errors import LabError
 from lab.progress import Progress
@@ -37,17 +37,18 @@ def machines(name: str, count: int | None, progress: Progress) -> Lab:
         lab = underlay.ensure_bridge(name, members)
         state.write(lab, paths)
         nodes.start(lab, image, step.log)
-        sideload(lab, paths["workloads"])
+        sideload(lab, paths["workloads"], paths["cluster-dns"])
         step.result = f"{', '.join(members)} on {lab.subnet}"
     return lab
 
 
-def sideload(lab: Lab, workloads: Path) -> None:
-    """Put the workload images where MicroK8s picks images up. A node has no way to a registry."""
+def sideload(lab: Lab, *directories: Path) -> None:
+    """Put the images of directories where MicroK8s picks images up. A node has no way to a registry."""
+    images = [image for directory in directories for image in directory.glob("*.tar")]
     for node in lab.nodes:
         place = Path(f"/proc/{containers.alive(lab, node).pid}/root", SIDELOAD)
         place.mkdir(parents=True, exist_ok=True)
-        for image in workloads.glob("*.tar"):
+        for image in images:
             target = place / image.name
             if not target.exists() or target.stat().st_mtime != image.stat().st_mtime:
                 # Appears whole: the snap imports a file as soon as it sees it.
@@ -62,6 +63,9 @@ def up(name: str, count: int | None, progress: Progress) -> Lab:
     with progress.step("kubeconfig") as step:
         write_kubeconfig(lab)
         step.result = str(lab.state / "kubeconfig")
+    with progress.step("cluster DNS") as step:
+        dns.ensure(checks.Cluster(lab), step.log)
+        step.result = f"{dns.ADDRESS} answers for {dns.DOMAIN}"
     return lab
 
 
