@@ -12,6 +12,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podwire.ebpf.plugins.module_utils.cache import Builder, Cache, CacheError, Log
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "source": {"type": "path", "required": True},
+    "cache": {"type": "path"},
+}
+"""Options of every module that builds; documented in the fragment ``podwire.ebpf.build``."""
+
 
 class TellingCache(Cache):
     """A cache that remembers which entries were missing, and with ``dry`` leaves them missing."""

@@ -16,17 +16,8 @@ description:
   - The result lies in a cache under a hash of everything that goes into it; what is there is not built again.
   - Runs on the controller (O(ignore:delegate_to=localhost)), with an interpreter that has pip, setuptools
     and wheel, such as the C(.venv) that C(make bootstrap) makes.
-options:
-  source:
-    description:
-      - Directory of the collection or checkout.
-    type: path
-    required: true
-  cache:
-    description:
-      - Directory of the cache. Defaults to the environment variable E(PODWIRE_CACHE), else
-        C(/var/cache/podwire).
-    type: path
+extends_documentation_fragment:
+  - podwire.ebpf.build
 attributes:
   check_mode:
     description: Can run in check mode, where it tells whether something would be built.
@@ -79,14 +70,9 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podwire.ebpf.plugins.module_utils import build_module, bundle
 
-ARGUMENTS = {
-    "source": {"type": "path", "required": True},
-    "cache": {"type": "path"},
-}
-
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = AnsibleModule(argument_spec=build_module.ARGUMENTS, supports_check_mode=True)
 
     def build(cache: build_module.TellingCache) -> tuple[Path, str]:
         archive = bundle.build(Path(module.params["source"]), cache, cache.lines.append)

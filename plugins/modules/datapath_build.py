@@ -11,26 +11,19 @@ short_description: Compile the eBPF datapath on the controller
 version_added: 0.1.0
 author: The podwire authors
 description:
-  - Compiles C(bpf/*.bpf.c) to CO-RE objects that run on every supported kernel, with warnings as errors.
+  - Compiles C(bpf/*.bpf.c) below O(source) to CO-RE objects that run on every supported kernel, with warnings
+    as errors.
   - The result lies in a cache under a hash of everything that goes into it (sources, headers, flags,
     compiler). What is there already is not built again, so an unchanged tree costs a few file reads.
   - Runs on the controller (O(ignore:delegate_to=localhost)). Nodes need no compiler.
 options:
-  source:
-    description:
-      - Directory of the collection or checkout; the C files are in C(bpf/) below it.
-    type: path
-    required: true
-  cache:
-    description:
-      - Directory of the cache. Defaults to the environment variable E(PODWIRE_CACHE), else
-        C(/var/cache/podwire).
-    type: path
   compiler:
     description:
       - Name or path of clang, 14 or newer.
     type: str
     default: clang
+extends_documentation_fragment:
+  - podwire.ebpf.build
 attributes:
   check_mode:
     description: Can run in check mode, where it tells whether something would be compiled.
@@ -95,8 +88,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podwire.ebpf.plugins.module_utils import build_module, datapath_build
 
 ARGUMENTS = {
-    "source": {"type": "path", "required": True},
-    "cache": {"type": "path"},
+    **build_module.ARGUMENTS,
     "compiler": {"type": "str", "default": "clang"},
 }
 
