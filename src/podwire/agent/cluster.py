@@ -8,7 +8,9 @@ import threading
 from podwire.agent.config import AgentConfig
 from podwire.agent.model import ClusterState, Endpoint, NodeInfo
 from podwire.agent.state import StateError, StateStore
+from podwire.datapath import ServiceSettings
 from podwire.net import routes
+from podwire.service.model import NodeContext
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,30 @@ class Cluster:
             f"the cluster's list of nodes lacks {self._config.node_name}: the last known nodes stay in use"
         ]
 
+    def _service_cidrs(self) -> tuple[str, ...]:
+        """Ranges in which every address is a service's. With services in eBPF the external ones are looked up
+        one by one: other addresses of such a range may be anybody's."""
+        own = (self._config.service_cidr,) if self._config.service_cidr else ()
+        return own if self._config.kube_proxy_replacement else (*own, *self._config.external_service_cidrs)
+
+    def service_context(self, settings: ServiceSettings) -> NodeContext:
+        """What the meaning of services depends on here."""
+        with self._guard:
+            nodes, host = self._nodes, self._host
+        own = next((node for node in nodes if node.name == self._config.node_name), NodeInfo(""))
+        addresses = frozenset(address for _, address in host)
+        return NodeContext(
+            self._config.node_name,
+            addresses=addresses,
+            node_addresses=addresses.union(*(node.addresses for node in nodes)),
+            service_cidrs=(self._config.service_cidr,) if self._config.service_cidr else (),
+            node_port_min=settings.node_port_min,
+            node_port_max=settings.node_port_max,
+            zone=own.zone,
+            hostname=own.hostname,
+            maglev=self._config.service_algorithm == "maglev",
+        )
+
     def state_of(self, endpoints: tuple[Endpoint, ...]) -> ClusterState:
         with self._guard:
             nodes, host = self._nodes, self._host
@@ -98,9 +124,7 @@ class Cluster:
             host_addresses=tuple(dict.fromkeys(address for _, address in host)),
             node_name=self._config.node_name,
             cluster_cidrs=self._config.cluster_cidrs,
-            service_cidrs=tuple(
-                cidr for cidr in (self._config.service_cidr, *self._config.external_service_cidrs) if cidr
-            ),
+            service_cidrs=self._service_cidrs(),
             non_masquerade_cidrs=self._config.non_masquerade_cidrs,
             nodes=nodes,
             endpoints=endpoints,

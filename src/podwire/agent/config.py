@@ -31,15 +31,23 @@ class AgentConfig:
     """Where nodes and podCIDRs come from: ``kubernetes``, or ``file`` for hosts without a Kubernetes API."""
     kubeconfig: Path = Path("/etc/podwire/kubeconfig")
     node_file: Path = Path("/etc/podwire/nodes.yaml")
-    """With ``node_source: file``: a YAML list of ``{name, podCIDR, addresses, healthAddress}``."""
+    """With ``node_source: file``: a YAML list of ``{name, podCIDR, addresses, healthAddress, zone}``."""
+    kube_proxy_replacement: bool = False
+    """Translate services in eBPF in place of kube-proxy. The datapath must be loaded for it as well."""
+    service_file: Path = Path("/etc/podwire/services.yaml")
+    """With ``node_source: file``: objects of the kinds Service and EndpointSlice."""
+    service_algorithm: str = "random"
+    """How backends are chosen for clients from outside the cluster: ``random`` or ``maglev`` (consistent)."""
     node_ip: str | None = None
     """This node's address towards the others; default: the first address of its Node that this host has."""
     cluster_cidrs: tuple[str, ...] = ("10.1.0.0/16",)
     """Ranges of pod addresses: never masqueraded."""
     service_cidr: str | None = "10.152.183.0/24"
-    """Range of service addresses: the host's stack (kube-proxy) translates it. null = none."""
+    """Range of service addresses: translated by kube-proxy, or by podwire (kube_proxy_replacement). null =
+    none."""
     external_service_cidrs: tuple[str, ...] = ()
-    """Ranges of external and load-balancer addresses of services: the host's stack translates them too."""
+    """Ranges of external and load-balancer addresses of services: the host's stack translates them too. Of no
+    use with kube_proxy_replacement, which looks up every address."""
     non_masquerade_cidrs: tuple[str, ...] = ()
     """Further ranges that pods reach with their own address."""
     mtu: int | None = None
@@ -207,6 +215,9 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "node_source": _one_of("kubernetes", "file"),
     "kubeconfig": _path,
     "node_file": _path,
+    "kube_proxy_replacement": _boolean,
+    "service_file": _path,
+    "service_algorithm": _one_of("random", "maglev"),
     "node_ip": _optional(_address),
     "cluster_cidrs": _cidrs,
     "service_cidr": _optional(_cidr),

@@ -26,9 +26,10 @@ from podwire.agent.health import Check, Prober
 from podwire.agent.kernel import Kernel
 from podwire.agent.metrics import read_metrics
 from podwire.agent.model import NodeInfo
+from podwire.agent.services import Services
 from podwire.agent.state import StateError, StateStore
 from podwire.bpf import BpfError
-from podwire.datapath import Datapath, DatapathError
+from podwire.datapath import Datapath, DatapathError, ServiceSettings
 from podwire.kube.client import ApiError, KubeClient
 from podwire.kube.reflector import Connection
 from podwire.kube.source import FileSource, KubernetesSource, NodeSource
@@ -91,6 +92,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._connection = Connection(partial(KubeClient, config.kubeconfig))
         self._source = self._make_source()
+        self.services = Services(config, self.datapath, self._connection)
         self._dirty = asyncio.Event()
         self._host_changed = False
         self._watch: HostWatch | None = None
@@ -128,6 +130,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.run(self.services.stop)
         self.drops.close()
         self.prober.close()
         if self._watch is not None:
@@ -214,6 +217,8 @@ class Agent:
         if self._early_nodes is not None:
             cluster.set_nodes(self._early_nodes)  # what came while this was being built
         await self.run(self._sync, True)
+        service_settings = ServiceSettings.from_dict(settings.get("services", {}))
+        await self.run(self.services.begin, cluster, endpoints.all(), service_settings)
         self.drops.open()
         self._watch = self._watch or HostWatch(self._is_node_device, self._take_host_change)
         if self.config.netfilter_counter:
@@ -272,6 +277,7 @@ class Agent:
                     log.info("podCIDR is %s", own.pod_cidr)
             except ValueError as error:
                 log.error("%s", error)
+        self.services.refresh(self.cluster)
         report = self.endpoints.sync(full=full)
         if report.drift:
             log.warning("changed by somebody else and put right: %s", report.drift)
@@ -364,6 +370,7 @@ class Agent:
                 "detail": self._source.detail,
                 "nodes": len(self.cluster.nodes) if self.cluster else 0,
             },
+            "services": await self.run(self.services.status),
             "counters": dict(self.counters),
             **(await self.run(self._netfilter)),
         }
@@ -372,7 +379,7 @@ class Agent:
         """What does not keep pods from being served but wants attention."""
         cluster = self.cluster.problems() if self.cluster else []
         endpoints = self.endpoints.problems() if self.endpoints else []
-        return [*cluster, *endpoints, *self._port_problems]
+        return [*cluster, *endpoints, *self.services.problems(), *self._port_problems]
 
     def _datapath_status(self) -> dict[str, Any]:
         try:

@@ -54,6 +54,10 @@ class NodeInfo:
     """IPv4 addresses of the node, the one to route through first."""
     health_address: str | None = None
     uid: str = ""
+    zone: str = ""
+    """Label topology.kubernetes.io/zone."""
+    hostname: str = ""
+    """Label kubernetes.io/hostname: what slices of discovery.k8s.io/v1beta1 name nodes by."""
 
 
 @dataclass(frozen=True, slots=True)

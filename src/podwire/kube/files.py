@@ -25,7 +25,8 @@ INTERVAL = 1.0
 
 
 class FileKind(Generic[T]):
-    """One kind of the file: remembers what was delivered and delivers the difference."""
+    """One kind of the file: remembers what was delivered and delivers the difference. ``parse`` may raise
+    ValueError for an object that makes no sense: then nothing of the file's kind is taken."""
 
     def __init__(self, kind: str, parse: Callable[[Mapping[str, Any]], T], on_changes: OnChanges[T]) -> None:
         self.kind = kind
@@ -88,9 +89,13 @@ class FileReflector:
         except (OSError, ValueError, yaml.YAMLError) as error:
             self._failed(error)
             return
-        self.connected, self.detail = True, str(self._path)
-        for kind in self._kinds:
-            kind.take(value for value in objects if value["kind"] == kind.kind)
+        try:
+            for kind in self._kinds:
+                kind.take(value for value in objects if value["kind"] == kind.kind)
+        except ValueError as error:
+            self._failed(error)
+        else:
+            self.connected, self.detail = True, str(self._path)
 
     def _failed(self, error: Exception) -> None:
         if self.connected or self.detail != str(error):

@@ -8,6 +8,9 @@ from typing import Any
 
 from podwire.agent.model import HEALTH_ANNOTATION, NodeInfo
 
+ZONE_LABEL = "topology.kubernetes.io/zone"
+HOSTNAME_LABEL = "kubernetes.io/hostname"
+
 
 def node_from_object(value: Mapping[str, Any]) -> NodeInfo:
     """What the agent needs of a Node. IPv6 is left out; a field that makes no sense counts as absent."""
@@ -16,12 +19,15 @@ def node_from_object(value: Mapping[str, Any]) -> NodeInfo:
     status = value.get("status") or {}
     cidrs = [*(spec.get("podCIDRs") or ()), spec.get("podCIDR")]
     annotations = metadata.get("annotations") or {}
+    labels = metadata.get("labels") or {}
     return NodeInfo(
         name=str(metadata.get("name", "")),
         pod_cidr=next((cidr for cidr in cidrs if _is_network(cidr)), None),
         addresses=_addresses(status.get("addresses") or ()),
         health_address=_address_or_none(annotations.get(HEALTH_ANNOTATION)),
         uid=str(metadata.get("uid", "")),
+        zone=str(labels.get(ZONE_LABEL) or ""),
+        hostname=str(labels.get(HOSTNAME_LABEL) or ""),
     )
 
 

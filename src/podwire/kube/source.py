@@ -15,7 +15,7 @@ import yaml
 
 from podwire.agent.model import HEALTH_ANNOTATION, NodeInfo
 from podwire.kube.client import NODES
-from podwire.kube.nodes import node_from_object
+from podwire.kube.nodes import HOSTNAME_LABEL, ZONE_LABEL, node_from_object
 from podwire.kube.reflector import Change, Connection, Reflector, Resource, fixed
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class KubernetesSource:
 class FileSource:
     """Nodes from a YAML file, read again when it changes: for hosts that have no Kubernetes API.
 
-    The file is a list of ``{name, podCIDR, addresses: [...], healthAddress}``."""
+    The file is a list of ``{name, podCIDR, addresses: [...], healthAddress, zone}``."""
 
     def __init__(self, path: Path, on_nodes: OnNodes) -> None:
         self.connected = False
@@ -148,6 +148,7 @@ def nodes_from_yaml(text: str) -> tuple[NodeInfo, ...]:
                     "metadata": {
                         "name": item["name"],
                         "annotations": {HEALTH_ANNOTATION: item.get("healthAddress")},
+                        "labels": {ZONE_LABEL: item.get("zone"), HOSTNAME_LABEL: item["name"]},
                     },
                     "spec": {"podCIDR": item.get("podCIDR")},
                     "status": {

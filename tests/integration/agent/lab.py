@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from podwire.datapath import Datapath, DatapathConfig
+from podwire.datapath import Datapath, DatapathConfig, ServiceSettings
 from podwire.net import netns
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -42,6 +42,13 @@ def eventually(question: Any, seconds: float = 10.0, pause: float = 0.05) -> Any
             return answer
         assert time.monotonic() < deadline, f"still {answer!r} after {seconds} s"
         time.sleep(pause)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """A reader sees the old or the new content."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    temporary.rename(path)
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -98,9 +105,12 @@ class Network:
             for n in self.nodes
         ]
         for node in self.nodes:
-            temporary = node.node_file.with_suffix(".new")
-            temporary.write_text(yaml.safe_dump(value))
-            temporary.rename(node.node_file)
+            replace_file(node.node_file, yaml.safe_dump(value))
+
+    def write_services(self, *objects: dict[str, Any]) -> None:
+        """Tell every agent of all Services and EndpointSlices, as the Kubernetes API would."""
+        for node in self.nodes:
+            replace_file(node.service_file, json.dumps(objects))
 
     def close(self) -> None:
         for node in self.nodes:
@@ -126,6 +136,7 @@ class Node:
         self.run_dir = self.directory / "run"
         self.bpffs = self.directory / "bpf"
         self.node_file = self.directory / "nodes.yaml"
+        self.service_file = self.directory / "services.json"
         self.config_file = self.directory / "agent.yaml"
         self.log_file = self.directory / "agent.log"
         self.agent: subprocess.Popen[bytes] | None = None
@@ -145,6 +156,7 @@ class Node:
             "node_name": self.name,
             "node_source": "file",
             "node_file": str(self.node_file),
+            "service_file": str(self.service_file),
             "cluster_cidrs": [CLUSTER_CIDR],
             "service_cidr": SERVICE_CIDR,
             "state_dir": str(self.state),
@@ -164,7 +176,12 @@ class Node:
 
     def load(self, mode: str = "ebpf") -> None:
         """Load the datapath, as the role does before it starts the agent."""
-        config = DatapathConfig(node_ip=self.address, host_routing=mode, map_entries=self.map_entries)
+        config = DatapathConfig(
+            node_ip=self.address,
+            host_routing=mode,
+            map_entries=self.map_entries,
+            services=ServiceSettings(enabled=bool(self.settings.get("kube_proxy_replacement"))),
+        )
         fd = netns.open_netns(f"/run/netns/{self.netns}")
         with netns.closing(fd), netns.entered(fd):
             self.datapath.apply(config, self.network.objects, ["eth0"])

@@ -58,6 +58,12 @@ def test_internal_addresses_come_first_and_ipv6_is_left_out() -> None:
     assert node_from_object(node(status={"addresses": addresses})).addresses == ("192.0.2.9", "198.51.100.7")
 
 
+def test_zone_and_host_name_are_labels() -> None:
+    labels = {"topology.kubernetes.io/zone": "z1", "kubernetes.io/hostname": "h1"}
+    found = node_from_object(node(metadata={"name": "n1", "labels": labels}))
+    assert (found.zone, found.hostname) == ("z1", "h1")
+
+
 @pytest.mark.parametrize(("text", "expected"), [("10.1.1.1", "10.1.1.1"), ("x", None), (None, None)])
 def test_the_health_address_is_checked(text: str | None, expected: str | None) -> None:
     metadata = {"name": "n1", "annotations": {"podwire.io/health-address": text}}
@@ -88,10 +94,13 @@ def test_an_empty_first_list_is_news() -> None:
 
 
 def test_node_file() -> None:
-    text = "- {name: n1, podCIDR: 10.1.1.0/24, addresses: [192.0.2.1], healthAddress: 10.1.1.1}\n- name: n0\n"
+    text = (
+        "- {name: n1, podCIDR: 10.1.1.0/24, addresses: [192.0.2.1], healthAddress: 10.1.1.1, zone: z1}\n"
+        "- name: n0\n"
+    )
     assert nodes_from_yaml(text) == (
-        NodeInfo("n0"),
-        NodeInfo("n1", "10.1.1.0/24", ("192.0.2.1",), "10.1.1.1"),
+        NodeInfo("n0", hostname="n0"),
+        NodeInfo("n1", "10.1.1.0/24", ("192.0.2.1",), "10.1.1.1", zone="z1", hostname="n1"),
     )
 
 

@@ -72,6 +72,6 @@ def test_file_is_read_again_when_it_changes_and_kept_when_it_breaks(tmp_path: Pa
         assert len(seen) == 1
         path.write_text("- name: n2\n")
         wait_for(lambda: len(seen) == 2)
-        assert seen[1] == (NodeInfo("n2"),)
+        assert seen[1] == (NodeInfo("n2", hostname="n2"),)
     finally:
         source.stop()
