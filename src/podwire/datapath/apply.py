@@ -10,22 +10,30 @@ next ``apply`` loads again and finishes the work.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import replace
 
 from podwire.bpf import Program
+from podwire.net import netns
 
-from . import bpffs, netfilter, state
+from . import bpffs, netfilter, sockets, state
 from .attach import Attacher, Attachments, ClsactAttacher, TcxAttacher
 from .config import DatapathConfig
 from .devices import device_name, exists
 from .errors import DatapathError
-from .hooks import DEVICE_HOOKS, ENDPOINT_HOOKS, HOOKS, PROGRAMS, Hook
+from .hooks import DEVICE_HOOKS, ENDPOINT_HOOKS, HOOKS, PROGRAMS, SOCKET_PROGRAMS, CgroupHook, Hook
 from .kernel import CLSACT, LEGACY, TCX, Features, decide_attach, decide_host_routing
-from .loader import NEW, Loaded, ObjectSet, Opened, load, opened
+from .loader import NEW, Loaded, ObjectSet, Opened, Request, load, opened
 from .lock import exclusive
 from .place import Place
 from .report import Changes
 from .status import summary
+
+_NOT_SERVED = "services are not translated in sockets, only in packets: {reason}"
+_NO_COOKIE = (
+    "kernel {release} does not tell which network namespace this is (SO_NETNS_COOKIE, Linux 5.14): the "
+    "kernel's first one counts as the host's"
+)
 
 
 class Apply:
@@ -46,12 +54,19 @@ class Apply:
         self._known = state.read(place.state_file)
         mode, reason = decide_host_routing(config.host_routing, features)
         self._attach_kind = decide_attach(config.attach, features)
-        self._constants = config.constants(mode)
+        self._sockets = sockets.decide(config.services, features, place.cgroup)
+        cookie = netns.cookie() if config.services.enabled else None
+        self._request = Request(
+            constants=config.constants(mode, cookie or 0),
+            map_entries=config.map_entries,
+            inner_sizes=config.inner_value_sizes(),
+            sockets=self._sockets.directory is not None,
+        )
         self._wanted = state.State(
             objects=str(objects.directory),
             config=config,
             devices=tuple(sorted(indexes)),
-            digest=objects.digest(self._constants, config.map_entries),
+            digest=objects.digest(self._request.constants, config.map_entries),
             attach=self._attach_kind,
             host_routing=mode,
             reason=reason,
@@ -59,9 +74,15 @@ class Apply:
             mounted=bool(self._known and self._known.mounted),
             features=features.to_dict(),
             sysctls=self._known.sysctls if self._known else (),
+            cgroup=str(self._sockets.directory or ""),
+            sockets_reason=self._sockets.reason,
         )
         self._strict = netfilter.strict() if mode == LEGACY else []
         self._notes = [f"host routing is {mode}, not {config.host_routing}: {reason}"] if reason else []
+        if config.services.enabled and cookie is None:
+            self._notes.append(_NO_COOKIE.format(release=features.release))
+        if self._sockets.reason:
+            self._notes.append(_NOT_SERVED.format(reason=self._sockets.reason))
 
     # -- deciding ----------------------------------------------------------------------------------
 
@@ -70,7 +91,7 @@ class Apply:
         if self._known is None or self._known.digest != self._wanted.digest:
             return False
         pinned = self._pins.program_ids()
-        return pinned.keys() == PROGRAMS.keys() and pinned == self._known.programs
+        return pinned.keys() == self._request.programs and pinned == self._known.programs
 
     def _missing_maps(self, plan: Opened) -> bool:
         return bool(plan.create or plan.recreate)
@@ -80,8 +101,13 @@ class Apply:
         steps += [f"recreate map {name}: {why}" for name, why in plan.recreate.items()]
         if reload:
             verb = "replace" if self._known and self._pins.program_ids() else "load"
-            steps += [f"{verb} program {name}" for name in PROGRAMS]
+            steps += [f"{verb} program {name}" for name in _in_order(self._request.programs)]
+        steps += [f"remove program {name}" for name in self._unwanted_programs()]
+        steps += [f"remove map {name}: nothing uses it" for name in plan.unused]
         return steps
+
+    def _unwanted_programs(self) -> list[str]:
+        return _in_order(self._pins.program_ids().keys() - self._request.programs)
 
     def _attach_steps(self, reload: bool) -> list[tuple[str, int, Hook]]:
         """What to attach: (sentence, ifindex, hook). Replaced programs are attached everywhere again."""
@@ -137,8 +163,15 @@ class Apply:
         return [
             f"remember {name}: {after[name]}"
             for name in names
-            if name in ("objects", "requested_host_routing")
+            if name in ("objects", "requested_host_routing", "sockets")
         ]
+
+    def _socket_attach_steps(self, reload: bool) -> list[tuple[str, CgroupHook]]:
+        pinned = {} if reload else self._pins.program_ids()
+        return sockets.attach_steps(self._sockets, self._place.sockets().attached(), pinned)
+
+    def _socket_detach_steps(self) -> list[tuple[str, CgroupHook]]:
+        return sockets.detach_steps(self._sockets, self._place.sockets().attached())
 
     def _netfilter_steps(self) -> list[str]:
         return [f"set {netfilter.shown(name)} to 1" for name in self._strict]
@@ -146,7 +179,7 @@ class Apply:
     # -- doing -------------------------------------------------------------------------------------
 
     def _open(self) -> contextlib.AbstractContextManager[Opened]:
-        return opened(self._objects, self._constants, self._wanted.config.map_entries, self._pins.maps)
+        return opened(self._objects, self._request, self._pins.maps)
 
     def _result(self, steps: list[str]) -> Changes:
         before = summary(self._known)
@@ -157,6 +190,7 @@ class Apply:
             reload = self._missing_maps(plan) or not self._programs_current()
             steps = self._load_steps(plan, reload)
         steps += [text for text, _, _ in [*self._attach_steps(reload), *self._detach_steps()]]
+        steps += [text for text, _ in [*self._socket_attach_steps(reload), *self._socket_detach_steps()]]
         steps += self._netfilter_steps()
         return self._result(steps or self._settings_steps())
 
@@ -205,22 +239,46 @@ class Apply:
                 for name, program in programs.items():
                     program.pin(pins.programs / f"{name}{NEW}")
             else:
-                programs = {name: stack.enter_context(self._pins.program(name)) for name in PROGRAMS}
+                wanted = self._request.programs
+                programs = {name: stack.enter_context(self._pins.program(name)) for name in wanted}
             for _, ifindex, hook in attach:
                 self._attach_one(attacher, ifindex, hook, programs[hook.program])
             if self._kind_changed():
                 self._detach_other_kind()
             for _, ifindex, hook in detach:
                 attacher.detach(ifindex, hook)
+            steps = [text for text, _, _ in [*attach, *detach]]
+            steps += self._switch_sockets(programs, reload=loaded is not None)
             if loaded:
                 for name in plan.recreate:
                     (pins.maps / f"{name}{NEW}").rename(pins.maps / name)
                 for name in programs:
                     (pins.programs / f"{name}{NEW}").rename(pins.programs / name)
+            for name in self._unwanted_programs():
+                (pins.programs / name).unlink(missing_ok=True)
+            for name in plan.unused:
+                (pins.maps / name).unlink(missing_ok=True)
             qdiscs = tuple(sorted(attacher.owned)) if isinstance(attacher, ClsactAttacher) else ()
             ids = {name: program.id for name, program in programs.items()}
             self._wanted = replace(self._wanted, programs=ids, qdiscs=qdiscs)
-        return [text for text, _, _ in [*attach, *detach]]
+        return steps
+
+    def _switch_sockets(self, programs: dict[str, Program], *, reload: bool) -> list[str]:
+        """A node whose sockets cannot be served still gets the rest: packets are translated all the same."""
+        attacher, steps = self._place.sockets(), []
+        for text, hook in self._socket_attach_steps(reload):
+            assert self._sockets.directory is not None
+            try:
+                attacher.attach(hook, programs[hook.program], self._sockets.directory)
+            except DatapathError as error:
+                self._notes.append(_NOT_SERVED.format(reason=error))
+                self._wanted = replace(self._wanted, cgroup="", sockets_reason=str(error))
+                break
+            steps.append(text)
+        for text, hook in self._socket_detach_steps():
+            attacher.detach(hook)
+            steps.append(text)
+        return steps
 
     def _attach_one(self, attacher: Attacher, ifindex: int, hook: Hook, program: Program) -> None:
         try:
@@ -235,3 +293,7 @@ class Apply:
         for ifindex, hook_name in other.attached():
             other.detach(ifindex, HOOKS[hook_name])
         other.sweep()
+
+
+def _in_order(programs: Collection[str]) -> list[str]:
+    return [name for name in (*PROGRAMS, *SOCKET_PROGRAMS) if name in programs]

@@ -27,6 +27,7 @@ class Features:
     redirect_neigh: bool
     ring_buffer: bool
     btf: bool
+    socket_programs: bool = True
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -67,6 +68,7 @@ def probe_features(release: str | None = None) -> Features:
             redirect_peer=probe.has_helper("redirect_peer"),
             redirect_neigh=probe.has_helper("redirect_neigh"),
             ring_buffer=probe.has_map_type(MapType.RINGBUF),
+            socket_programs=probe.has_socket_programs(),
             btf=os.path.exists("/sys/kernel/btf/vmlinux"),  # noqa: PTH110 - a plain question
         )
     except BpfError as error:

@@ -12,11 +12,12 @@ from typing import Any
 
 from podwire.bpf import BpfError, BpfObject, LoadError, Map, MapDeclaration, Program
 
-from . import layout
+from . import layout, maglev
 from .errors import DatapathError
-from .hooks import PROGRAMS
+from .hooks import PROGRAMS, SOCKET_PROGRAMS
 
-OBJECTS = ("endpoint.bpf.o", "host.bpf.o")
+OBJECTS = ("endpoint.bpf.o", "host.bpf.o", "socket.bpf.o")
+SOCKET_OBJECT = "socket.bpf.o"
 MANIFEST = "manifest.json"
 NEW = "-new"  # bpffs allows no dots in names
 """Suffix of pins that a running change makes; leftovers of an interrupted one are removed by the next."""
@@ -65,44 +66,83 @@ class ObjectSet:
 
 @dataclass
 class Opened:
-    """Opened objects with constants and sizes set, and what has to happen to each pinned map."""
+    """Opened objects with constants and sizes set, and what has to happen to each pinned map.
+
+    ``unused`` are pinned maps that none of the objects has: of an earlier build, or of what is now off."""
 
     objects: list[BpfObject]
     declarations: dict[str, MapDeclaration]
+    programs: frozenset[str]
     create: list[str] = field(default_factory=list)
     recreate: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to load: ``constants`` by name, ``map_entries`` where they differ from the objects',
+    ``inner_sizes`` (bytes of a value) of the maps in maps of maps, and whether ``sockets`` are served."""
+
+    constants: Mapping[str, Any]
+    map_entries: Mapping[str, int]
+    inner_sizes: Mapping[str, int]
+    sockets: bool
+
+    @property
+    def programs(self) -> frozenset[str]:
+        """Names of the programs that are wanted."""
+        return frozenset([*PROGRAMS, *(SOCKET_PROGRAMS if self.sockets else ())])
 
 
 @contextlib.contextmanager
-def opened(
-    objects: ObjectSet, constants: Mapping[str, Any], map_entries: Mapping[str, int], maps: Path
-) -> Iterator[Opened]:
+def opened(objects: ObjectSet, request: Request, maps: Path) -> Iterator[Opened]:
     """Open the objects, set what is known, compare their maps with the pinned ones in ``maps``."""
     with contextlib.ExitStack() as stack:
-        result = Opened([], {})
-        known: set[str] = set()
+        result = Opened([], {}, request.programs)
+        constants: set[str] = set()
+        declarations: set[str] = set()
         for name in OBJECTS:
             item = stack.enter_context(_open(objects.directory / name))
-            item.set_constants({key: value for key, value in constants.items() if key in item.constants})
-            known |= item.constants.keys()
-            for declared in item.declarations().values():
-                if declared.name in map_entries:
-                    item.set_max_entries(declared.name, map_entries[declared.name])
-            for declared in item.declarations().values():
-                _same_in_all(result.declarations.setdefault(declared.name, declared), declared)
-            result.objects.append(item)
-        _all_known("constants", set(constants) - known, objects)
-        _all_known("maps", set(map_entries) - result.declarations.keys(), objects)
+            constants |= item.constants.keys()
+            declarations |= item.declarations().keys()
+            if name != SOCKET_OBJECT or request.sockets:
+                _prepare(item, request)
+                for declared in item.declarations().values():
+                    _same_in_all(result.declarations.setdefault(declared.name, declared), declared)
+                result.objects.append(item)
+        _all_known("constants", set(request.constants) - constants, objects)
+        _all_known("maps", set(request.map_entries) - declarations, objects)
         for name, declared in sorted(result.declarations.items()):
             pin = maps / name
             if not pin.exists():
                 result.create.append(name)
                 continue
-            with Map.pinned(pin) as have:
-                why = layout.mismatch(declared, declared.max_entries, have)
+            why = _mismatch(pin, declared, request)
             if why:
                 result.recreate[name] = why
+        there = sorted(path.name for path in maps.iterdir()) if maps.is_dir() else []
+        result.unused = [name for name in there if name not in result.declarations and not name.endswith(NEW)]
         yield result
+
+
+def _prepare(item: BpfObject, request: Request) -> None:
+    """Set constants and sizes, as far as the object knows them."""
+    known = item.constants
+    item.set_constants({name: value for name, value in request.constants.items() if name in known})
+    declared = item.declarations()
+    for name in declared.keys() & request.map_entries.keys():
+        item.set_max_entries(name, request.map_entries[name])
+    for name in declared.keys() & request.inner_sizes.keys():
+        item.set_inner_value_size(name, request.inner_sizes[name])
+
+
+def _mismatch(pin: Path, declared: MapDeclaration, request: Request) -> str:
+    with Map.pinned(pin) as have:
+        why = layout.mismatch(declared, declared.max_entries, have)
+        if not why and declared.name in request.inner_sizes:
+            size = request.inner_sizes[declared.name]
+            why = "" if maglev.fits(have, size) else f"its tables become {size} bytes large"
+    return why
 
 
 @dataclass
@@ -140,9 +180,9 @@ def load(plan: Opened, maps: Path) -> Iterator[Loaded]:
                 else:
                     created.pin(maps / name)
             for name in item.program_names:
-                if name in PROGRAMS:
+                if name in plan.programs:
                     result.programs[name] = stack.enter_context(item.program(name))
-        missing = PROGRAMS.keys() - result.programs.keys()
+        missing = plan.programs - result.programs.keys()
         if missing:
             raise DatapathError(f"the datapath objects lack the programs {', '.join(sorted(missing))}")
         yield result

@@ -17,14 +17,12 @@ _NO_LIST = 0  # lists are numbered from 1
 
 
 def new_table(size: int) -> Map:
-    """An inner map for a table of ``size`` entries, all 0."""
-    return Map.create(
-        MapType.ARRAY, "podwire_maglev_t", key_size=4, value_size=size * MAGLEV_ENTRY, max_entries=1
-    )
+    """An inner map for a table of ``size`` bytes, all 0."""
+    return Map.create(MapType.ARRAY, "podwire_maglev_t", key_size=4, value_size=size, max_entries=1)
 
 
 def fits(tables: Map, size: int) -> bool:
-    """Can ``tables`` hold tables of ``size`` entries? The kernel does not tell, so it is tried."""
+    """Can ``tables`` hold tables of ``size`` bytes? The kernel does not tell, so it is tried."""
     with new_table(size) as trial:
         try:
             tables.set_inner(_NO_LIST, trial)
@@ -41,7 +39,7 @@ def put(tables: Map, list_id: int, table: Sequence[int]) -> None:
     entries = array.array("H", table)
     if sys.byteorder == "big":
         entries.byteswap()
-    with new_table(len(entries)) as inner:
+    with new_table(len(entries) * MAGLEV_ENTRY) as inner:
         inner.set(_ONLY, entries.tobytes())
         try:
             tables.set_inner(list_id, inner)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from podwire.bpf import Map
 
-from . import bpffs, maglev, netfilter, state
+from . import bpffs, maglev, netfilter, sockets, state
 from .apply import Apply
 from .config import DatapathConfig
 from .devices import device_name, indexes
@@ -38,7 +38,10 @@ class Datapath:
         pin_root: Path = Path("/sys/fs/bpf/podwire"),
         run_dir: Path = Path("/run/podwire"),
         state_dir: Path = Path("/var/lib/podwire"),
+        cgroup: Path | None = None,
     ) -> None:
+        """``cgroup``: services are translated for the sockets of this control group and of those below it; by
+        default for all of the node's."""
         self.pins = Pins(Path(pin_root))
         self.state_file = Path(state_dir) / "datapath.json"
         self.place = Place(
@@ -46,6 +49,7 @@ class Datapath:
             state_file=self.state_file,
             apply_lock=Path(run_dir) / "datapath-apply.lock",
             attach_lock=Path(run_dir) / "datapath.lock",
+            cgroup=cgroup,
         )
         self._open_maps: dict[str, tuple[int, Map]] = {}
         self._open_maps_guard = threading.Lock()
@@ -101,7 +105,7 @@ class Datapath:
         with exclusive(self.place.apply_lock), exclusive(self.place.attach_lock):
             known = state.read(self.state_file)
             before = summary(known)
-            steps = []
+            steps = self._detach_sockets(dry_run)
             for attacher in self.place.attachers(known):
                 for ifindex, hook in sorted(attacher.attached()):
                     steps.append(f"detach {hook} from {device_name(ifindex)} ({attacher.kind})")
@@ -199,6 +203,13 @@ class Datapath:
         return self.pins.map_names()
 
     # -- parts -------------------------------------------------------------------------------------
+
+    def _detach_sockets(self, dry_run: bool) -> list[str]:
+        attacher = self.place.sockets()
+        steps = sockets.detach_steps(sockets.Target(None), attacher.attached())
+        for _, hook in steps if not dry_run else ():
+            attacher.detach(hook)
+        return [text for text, _ in steps]
 
     def _unmount_if_empty(self, steps: list[str]) -> None:
         mount_point = self.pin_root.parent

@@ -8,7 +8,7 @@ from pathlib import Path
 from podwire.bpf import BpfError, Program
 
 from .errors import NotInstalled
-from .hooks import PROGRAMS
+from .hooks import PROGRAMS, SOCKET_PROGRAMS
 from .loader import NEW
 
 APPLY_FIRST = "Run `podwire datapath apply` (the role podwire.ebpf.datapath does) first."
@@ -34,7 +34,7 @@ class Pins:
     def program_ids(self) -> dict[str, int]:
         """Ids of the pinned programs by name."""
         result = {}
-        for name in PROGRAMS:
+        for name in (*PROGRAMS, *SOCKET_PROGRAMS):
             with contextlib.suppress(NotInstalled), self.program(name) as program:
                 result[name] = program.id
         return result

@@ -10,6 +10,7 @@ from .attach import Attacher, ClsactAttacher, TcxAttacher
 from .errors import NotInstalled
 from .kernel import CLSACT
 from .pins import APPLY_FIRST, Pins
+from .sockets import SocketAttacher
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Place:
     state_file: Path
     apply_lock: Path
     attach_lock: Path
+    cgroup: Path | None = None
+    """Control group whose sockets are served; None: the root of the node's."""
 
     def known(self) -> state.State:
         """What was applied last; raises NotInstalled."""
@@ -33,6 +36,10 @@ class Place:
         if known.attach == CLSACT:
             return ClsactAttacher(known.qdiscs)
         return TcxAttacher(self.pins.links)
+
+    def sockets(self) -> SocketAttacher:
+        """The way of attaching to sockets."""
+        return SocketAttacher(self.pins.links)
 
     def attachers(self, known: state.State | None) -> list[Attacher]:
         """The way in use, and the other one where it may have left something (an interrupted change)."""

@@ -40,7 +40,8 @@ class HostRoutingChange:
 
 @dataclass(frozen=True)
 class ProgramStatus:
-    """A pinned program and where it is attached; ``attached`` lists interface indexes."""
+    """A pinned program and where it is attached; ``attached`` lists interface indexes (none for those of
+    sockets)."""
 
     name: str
     id: int
@@ -79,6 +80,9 @@ class DatapathStatus:
     digest: str = ""
     devices: list[dict[str, Any]] = field(default_factory=list)
     endpoints: list[int] = field(default_factory=list)
+    sockets: dict[str, Any] = field(default_factory=dict)
+    """Translation of services in sockets: ``enabled``, ``cgroup``, hooks ``attached`` there, and the
+    ``reason`` when it is wanted and not there."""
     programs: list[ProgramStatus] = field(default_factory=list)
     maps: list[MapStatus] = field(default_factory=list)
     features: dict[str, Any] = field(default_factory=dict)

@@ -38,6 +38,10 @@ class State:
     recreated: dict[str, str] = field(default_factory=dict)
     sysctls: tuple[str, ...] = ()
     """Settings of netfilter that were turned on here."""
+    cgroup: str = ""
+    """The control group whose sockets are served; empty when none are."""
+    sockets_reason: str = ""
+    """Why no sockets are served although services are on."""
 
     def to_json(self) -> str:
         values = asdict(self) | {"config": self.config.to_dict(), "version": VERSION}

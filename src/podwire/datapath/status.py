@@ -12,7 +12,7 @@ from . import state
 from .attach import Attachments
 from .devices import device_name, find_index
 from .errors import NotInstalled
-from .hooks import DEVICE_HOOKS, ENDPOINT_HOOKS, HOOKS, PROGRAMS
+from .hooks import CGROUP_HOOKS, DEVICE_HOOKS, ENDPOINT_HOOKS, HOOKS, PROGRAMS, SOCKET_PROGRAMS
 from .pins import Pins
 from .place import Place
 from .report import DatapathStatus, MapStatus, ProgramStatus
@@ -34,6 +34,7 @@ def summary(known: state.State | None) -> dict[str, Any]:
         "reason": known.reason,
         "attach": known.attach,
         "devices": list(known.devices),
+        "sockets": known.cgroup or known.sockets_reason or "not served",
         "config": known.config.to_dict(),
     }
 
@@ -47,6 +48,7 @@ def read_status(place: Place, open_map: Callable[[str], Map], count_entries: boo
     attachments = place.attacher(known).attached()
     problems: list[str] = []
     programs = _programs(place.pins, attachments, known, problems)
+    sockets = _sockets(place, known, programs, problems)
     return DatapathStatus(
         installed=bool(programs),
         kernel=release,
@@ -57,6 +59,7 @@ def read_status(place: Place, open_map: Callable[[str], Map], count_entries: boo
         objects=known.objects,
         digest=known.digest,
         devices=_devices(known, attachments, problems),
+        sockets=sockets,
         endpoints=sorted({i for i, hook in attachments if HOOKS[hook] in ENDPOINT_HOOKS}),
         programs=programs,
         maps=[_map(name, open_map(name), count_entries) for name in place.pins.map_names()],
@@ -71,7 +74,7 @@ def _programs(
     pins: Pins, attachments: Attachments, known: state.State, problems: list[str]
 ) -> list[ProgramStatus]:
     result = []
-    for name, hook in PROGRAMS.items():
+    for name in (*PROGRAMS, *(name for name in SOCKET_PROGRAMS if name in known.programs)):
         try:
             with pins.program(name) as program:
                 info = program.info
@@ -80,9 +83,12 @@ def _programs(
             continue
         if known.programs.get(name) != info.id:
             problems.append(f"program {name} is not the one that was applied")
-        attached = sorted(i for (i, where), number in attachments.items() if where == hook.name)
-        stale = [i for i in attached if attachments[i, hook.name] != info.id]
-        problems += [f"{hook.name} of {device_name(i)} runs an old program" for i in stale]
+        attached: list[int] = []
+        if name in PROGRAMS:
+            hook = PROGRAMS[name]
+            attached = sorted(i for (i, where), number in attachments.items() if where == hook.name)
+            stale = [i for i in attached if attachments[i, hook.name] != info.id]
+            problems += [f"{hook.name} of {device_name(i)} runs an old program" for i in stale]
         result.append(
             ProgramStatus(
                 name, info.id, info.tag, attached, info.xlated_bytes, info.jited_bytes,
@@ -90,6 +96,33 @@ def _programs(
             )
         )  # fmt: skip
     return result
+
+
+def _sockets(
+    place: Place, known: state.State, programs: list[ProgramStatus], problems: list[str]
+) -> dict[str, Any]:
+    have = place.sockets().attached()
+    ids = {program.name: program.id for program in programs}
+    reason = known.sockets_reason
+    if reason:
+        problems.append(f"services are not translated in sockets: {reason}")
+    elif known.cgroup:
+        where = f"control group {known.cgroup}"
+        missing = [hook.name for hook in CGROUP_HOOKS if hook.name not in have]
+        stale = [
+            hook.name
+            for hook in CGROUP_HOOKS
+            if hook.name in have and have[hook.name].program_id != ids.get(hook.program)
+        ]
+        problems += [f"{name} is not attached to {where}" for name in missing]
+        problems += [f"{name} of {where} runs an old program" for name in stale]
+        reason = f"{', '.join(missing)} not attached to {where}" if missing else ""
+    return {
+        "enabled": known.config.services.enabled,
+        "cgroup": known.cgroup,
+        "attached": sorted(have),
+        "reason": reason,
+    }
 
 
 def _devices(known: state.State, attachments: Attachments, problems: list[str]) -> list[dict[str, Any]]:

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +64,20 @@ def identify(path: str) -> NetnsId | None:
         return netns_id(fd)
     finally:
         os.close(fd)
+
+
+_SO_NETNS_COOKIE = 71
+
+
+def cookie() -> int | None:
+    """The caller's namespace as BPF programs know it; None where the kernel does not tell (before 5.14)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError as error:
+            if error.errno == errno.ENOPROTOOPT:
+                return None
+            raise
 
 
 @contextlib.contextmanager
