@@ -22,6 +22,7 @@ from lab.progress import Progress
 
 HTTP, UDP = 8080, 8081
 SERVICE_PORTS = {"tcp": HTTP, "udp": UDP}
+SERVICE = "probe"
 LARGE_FILE = 16 << 20
 SETTLE_SECONDS = 90
 
@@ -36,8 +37,9 @@ class Flow:
     column: str  # column of the matrix
     target: str  # what the destination is called
     address: str
-    protocol: str  # tcp, udp, icmp, ssh or bulk
+    protocol: str  # tcp, udp, icmp, ssh, bulk or name
     expected: str = ""  # the source address that the destination must see
+    port: int = 0  # the destination's port where it is not that of the protocol
 
     @property
     def name(self) -> str:
@@ -84,13 +86,28 @@ def with_server(kubeconfig: str, address: str) -> str:
     return re.sub(r"(server: https://)[^:/\s]+", rf"\g<1>{address}", kubeconfig)
 
 
-def flows(lab: Lab, pods: Mapping[str, Mapping[str, str]], service: str) -> list[Flow]:
+@dataclass(frozen=True)
+class Service:
+    """The service in front of all probe pods: its name in DNS, its address, its node ports by protocol."""
+
+    name: str
+    address: str
+    node_ports: Mapping[str, int]
+
+
+def flows(lab: Lab, pods: Mapping[str, Mapping[str, str]], service: Service) -> list[Flow]:
     """What to try. ``pods`` maps a node to its two pods and their addresses. Pure."""
     wanted: list[Flow] = []
 
     def add(source: tuple[str, str, str], column: str, target: str, address: str, **expected: str) -> None:
         for protocol, seen in expected.items():
             wanted.append(Flow(*source, column, target, address, protocol, seen))
+
+    def add_node_ports(source: tuple[str, str, str]) -> None:
+        for node in lab.nodes:
+            for protocol, port in service.node_ports.items():
+                target = f"node port of {node}"
+                wanted.append(Flow(*source, "node port", target, lab.address(node), protocol, "", port))
 
     for node in lab.nodes:
         (first, own), (second, beside) = list(pods[node].items())[:2]
@@ -106,14 +123,19 @@ def flows(lab: Lab, pods: Mapping[str, Mapping[str, str]], service: str) -> list
         outside = lab.address(node)
         world = lab.address(WORLD)
         add(pod, "world", "the world", world, tcp=outside, udp=outside, icmp="", bulk="")
-        add(pod, "service", "service", service, tcp="", udp="")
+        add(pod, "service", "service", service.address, tcp="", udp="")
+        add(pod, "service", service.name, service.name, name="")
+        add_node_ports(pod)
         host = (node, node, "")
+        add(host, "service", "service", service.address, tcp="", udp="")
+        add_node_ports(host)
         for name, address in pods[node].items():
             add(host, "pod, same node", f"{name} on {node}", address, tcp=outside, udp=outside, icmp="")
         for other in lab.nodes:
             if other != node:
                 name, address = next(iter(pods[other].items()))
                 add(host, "pod, other node", f"{name} on {other}", address, tcp=outside, udp=outside, icmp="")
+    add_node_ports(("the world", WORLD, ""))
     return wanted
 
 
@@ -123,11 +145,13 @@ def command(flow: Flow) -> str:
     nc is called by its path: busybox' timeout would run its own nc, which knows no UDP.
     """
     address = flow.address
+    port = flow.port or SERVICE_PORTS.get(flow.protocol, HTTP)
     return {
-        "tcp": f"curl -s -m 5 http://{address}:{HTTP}/cgi-bin/address",
+        "tcp": f"curl -s -m 5 http://{address}:{port}/cgi-bin/address",
+        "name": f"curl -s -m 5 http://{address}:{port}/cgi-bin/address",
         "bulk": f"curl -s -m 20 -o /dev/null -w '%{{size_download}}' http://{address}:{HTTP}/16m",
         # -W 1: done when the answer is there
-        "udp": f"echo ask | timeout 5 /bin/nc -u -W 1 -w 4 {address} {UDP}",
+        "udp": f"echo ask | timeout 5 /bin/nc -u -W 1 -w 4 {address} {port}",
         "icmp": f"ping -c 1 -W 3 {address} >/dev/null && echo answered",
         "ssh": f"timeout 5 /bin/nc {address} 22 </dev/null | head -c 4",
     }[flow.protocol]
@@ -164,8 +188,9 @@ def manifest(namespace: str) -> list[dict[str, Any]]:
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": "probe", "namespace": namespace},
+            "metadata": {"name": SERVICE, "namespace": namespace},
             "spec": {
+                "type": "NodePort",
                 "selector": {"podwire-check": "probe"},
                 "ports": [
                     {"name": name, "port": port, "protocol": name.upper()}
@@ -232,13 +257,13 @@ def run(lab: Lab, progress: Progress) -> Matrix:
         cluster.run("apply", "-f", "-", stdin=json.dumps(objects))
         try:
             pods = wait_for_pods(cluster, namespace, step.log)
-            address = cluster.read("-n", namespace, "get", "service", "probe")["spec"]["clusterIP"]
+            service = read_service(cluster, namespace)
         except BaseException:
             cluster.run("delete", "namespace", namespace, "--wait=false", check=False)
             raise
     with progress.step("connectivity") as step:
         try:
-            wanted = flows(lab, pods, address)
+            wanted = flows(lab, pods, service)
             matrix = Matrix(flows=wanted)
             groups = _by_source(wanted)
             with ThreadPoolExecutor(4) as pool:
@@ -254,6 +279,13 @@ def run(lab: Lab, progress: Progress) -> Matrix:
     return matrix
 
 
+def read_service(cluster: Cluster, namespace: str) -> Service:
+    """The probes' service as the cluster has it."""
+    spec = cluster.read("-n", namespace, "get", "service", SERVICE)["spec"]
+    ports = {port["name"]: port["nodePort"] for port in spec["ports"]}
+    return Service(f"{SERVICE}.{namespace}.svc.cluster.local", spec["clusterIP"], ports)
+
+
 def _by_source(wanted: Iterable[Flow]) -> list[list[Flow]]:
     groups: dict[str, list[Flow]] = {}
     for flow in wanted:
@@ -264,7 +296,10 @@ def _by_source(wanted: Iterable[Flow]) -> list[list[Flow]]:
 def _try(cluster: Cluster, namespace: str, group: list[Flow]) -> dict[Flow, str]:
     text = script(group)
     first = group[0]
-    if first.pod:
+    if first.node == WORLD:
+        world = cluster.lab.container(WORLD)
+        output = run_command(["podman", "exec", world, "sh", "-c", text], check=False, timeout=90).stdout
+    elif first.pod:
         output = cluster.run(
             "-n", namespace, "exec", first.pod, "--", "/bin/sh", "-c", text, check=False, timeout=90
         )
@@ -299,13 +334,13 @@ def wait_for_pods(cluster: Cluster, namespace: str, log: Any) -> dict[str, dict[
                 f"See `kubectl --kubeconfig {cluster.lab.state / 'kubeconfig'} get pods,events -A`",
             )
         time.sleep(0.5)
-    service = cluster.read("-n", namespace, "get", "service", "probe")["spec"]["clusterIP"]
+    service = read_service(cluster, namespace)
     # Servers inside the pods start after the pods, service rules after the endpoints: wait for those, and for
     # nothing else. Then every first try counts.
     settled = (
         "n=0; until curl -s -m 1 http://127.0.0.1:8080/name >/dev/null && "
         "echo x | timeout 2 /bin/nc -u -W 1 -w 1 127.0.0.1 8081 | grep -q . && "
-        f"curl -s -m 1 http://{service}:{HTTP}/name >/dev/null; "
+        f"curl -s -m 1 http://{service.address}:{HTTP}/name >/dev/null; "
         "do n=$((n+1)); [ $n -lt 20 ] || exit 1; sleep 0.5; done"
     )
     log("waiting for servers and service rules")

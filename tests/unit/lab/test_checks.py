@@ -4,9 +4,11 @@ import subprocess
 
 import pytest
 
-from lab.checks import LARGE_FILE, Flow, Matrix, command, flows, judge, manifest, script, with_server
+from lab.checks import LARGE_FILE, Flow, Matrix, Service, command, flows, judge, manifest, script, with_server
 from lab.config import Lab, node_names
 from lab.errors import LabError
+
+SERVICE = Service("probe.ns.svc.cluster.local", "10.152.183.9", {"tcp": 30080, "udp": 30081})
 
 
 def wanted(count=3):
@@ -15,7 +17,7 @@ def wanted(count=3):
         node: {f"probe-a-{node}": f"10.1.{n}.2", f"probe-b-{node}": f"10.1.{n}.3"}
         for n, node in enumerate(lab.nodes)
     }
-    return lab, flows(lab, pods, "10.152.183.9")
+    return lab, flows(lab, pods, SERVICE)
 
 
 def has(found, **wanted_fields):
@@ -27,8 +29,9 @@ def test_every_direction_is_tried_from_every_node():
     for node in lab.nodes:
         pod = f"pod on {node}"
         columns = {flow.column for flow in found if flow.source == pod}
-        assert columns == {"pod, same node", "pod, other node", "own node", "other node", "world", "service"}
-        assert {flow.column for flow in found if flow.source == node} == {"pod, same node", "pod, other node"}
+        both = {"pod, same node", "pod, other node", "service", "node port"}
+        assert columns == both | {"own node", "other node", "world"}
+        assert {flow.column for flow in found if flow.source == node} == both
         assert {flow.protocol for flow in has(found, source=pod, column="pod, other node")} == {
             "tcp",
             "udp",
@@ -49,7 +52,29 @@ def test_the_world_must_see_the_node_and_pods_must_see_each_other():
 
 def test_single_node_lab_has_nothing_to_try_across_nodes():
     _, found = wanted(1)
-    assert {flow.column for flow in found} == {"pod, same node", "own node", "world", "service"}
+    assert {flow.column for flow in found} == {
+        "pod, same node",
+        "own node",
+        "world",
+        "service",
+        "node port",
+    }
+
+
+def test_services_are_tried_by_address_name_and_node_port():
+    lab, found = wanted()
+    assert {flow.protocol for flow in has(found, source="pod on cp1", column="service")} == {
+        "tcp",
+        "udp",
+        "name",
+    }
+    by_name = next(flow for flow in found if flow.protocol == "name")
+    assert f"http://{SERVICE.name}:8080/" in command(by_name)
+    for source in ("the world", "cp1", "pod on worker1"):
+        tried = {(flow.address, flow.port) for flow in has(found, source=source, column="node port")}
+        assert tried == {(lab.address(node), port) for node in lab.nodes for port in (30080, 30081)}
+    assert ":30080/" in command(has(found, source="the world", protocol="tcp")[0])
+    assert " 30081" in command(has(found, source="the world", protocol="udp")[0])
 
 
 FLOW = Flow("pod on cp1", "cp1", "probe", "world", "the world", "172.30.1.2", "tcp", "172.30.1.11")
