@@ -5,6 +5,9 @@ export LAB
 ifdef NODES
 export NODES
 endif
+ifdef FOCUS
+export FOCUS
+endif
 ifdef PODWIRE_CACHE
 export PODWIRE_CACHE := $(abspath $(PODWIRE_CACHE))
 endif
@@ -17,8 +20,8 @@ NODE ?= cp1
 E2E_LAB := $(if $(filter podwire,$(LAB)),molecule,$(LAB))
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build machines up check status ssh reboot down test lint unit bpf bpf-6.1 integration collection e2e \
-	lint-python lint-types lint-yaml lint-ansible lint-c benchmark benchmark-cni benchmark-path format pins
+.PHONY: help bootstrap build machines up check conformance status ssh reboot down test lint unit bpf bpf-6.1 integration \
+	collection e2e lint-python lint-types lint-yaml lint-ansible lint-c benchmark benchmark-cni benchmark-path format pins
 
 help: ## print this help
 	@awk 'BEGIN {FS = ":.*## "; \
@@ -32,6 +35,9 @@ up: bootstrap ## from nothing to a checked cluster (goes on where an earlier run
 
 check: bootstrap ## send real traffic through the running lab and print what arrived
 	@$(LAB_COMMAND) check
+
+conformance: bootstrap ## run upstream's end-to-end specs of services and pod networking against the running lab
+	@$(LAB_COMMAND) conformance
 
 status: bootstrap ## show the lab's nodes and their datapath
 	@$(LAB_COMMAND) status

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from lab import artifacts, checks, locks, nodes, process, report, up
 from lab.config import DEFAULT_NAME, Lab, check_name, parse_count, state_directory
+from lab.conformance import report as conformance_report
+from lab.conformance import run as run_conformance
 from lab.errors import LabError
 from lab.progress import Progress
 
@@ -102,6 +104,25 @@ def check_command(name: str) -> None:
         matrix = checks.run(lab, progress)
     report.show(progress.console, lab, matrix, progress.timings, progress.elapsed)
     matrix.raise_if_broken(lab)
+
+
+@main.command("conformance")
+@click.option(
+    "--focus", default=lambda: os.environ.get("FOCUS") or "", help="Only specs with this in their name."
+)
+@click.option("--streams", default=run_conformance.STREAMS, help="How many specs run at a time.")
+@click.pass_obj
+def conformance_command(name: str, focus: str, streams: int) -> None:
+    """Run upstream's end-to-end specs of services and pod networking against the running lab."""
+    need_root()
+    progress = _progress(name)
+    with exclusive(name), progress.shown():
+        lab = up.existing(name)
+        up.write_kubeconfig(lab)
+        directory = artifacts.build(progress, ["conformance"])["conformance"]
+        outcome = run_conformance.run(lab, directory, progress, focus=focus, streams=streams)
+    conformance_report.show(progress.console, outcome, progress.elapsed)
+    outcome.raise_if_failed()
 
 
 @main.command("status")

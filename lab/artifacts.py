@@ -35,6 +35,7 @@ class Artifact:
     title: str
     make: Callable[[Any, Paths, Log], Path]
     needs: Sequence[str] = ()
+    optional: bool = False  # only built when asked for by name
 
 
 def _common() -> list[Path]:
@@ -104,6 +105,18 @@ def _kubernetes_inputs(_made: Paths) -> list[Path]:
     return build.inputs()
 
 
+def _conformance(directory: Path, scratch: Path, _made: Paths, log: Log) -> None:
+    from lab.kubernetes import e2e
+
+    e2e.build(directory, scratch, log)
+
+
+def _conformance_inputs(_made: Paths) -> list[str | Path]:
+    from lab.kubernetes import e2e
+
+    return e2e.inputs()
+
+
 def _snaps(directory: Path, scratch: Path, made: Paths, log: Log) -> None:
     from lab.snap import build
 
@@ -163,6 +176,12 @@ ARTIFACTS = (
         _cached("snaps", _snaps_inputs, _snaps, 2 * GIBIBYTE),
         needs=("kubernetes",),
     ),
+    Artifact(
+        "conformance",
+        "upstream's end-to-end specs",
+        _cached("conformance", _conformance_inputs, _conformance, 5 * GIBIBYTE),
+        optional=True,
+    ),
 )
 
 
@@ -179,12 +198,14 @@ def open_cache() -> Any:
 
 
 def build(progress: Progress, names: Sequence[str] = ()) -> dict[str, Path]:
-    """Build the named artifacts (all by default) and what they need; returns their directories.
+    """Build the named artifacts and what they need; returns their directories. Without names: all of a lab.
 
     Raises ``LabError`` naming the artifact that failed and its log; the others are stopped.
     """
     cache = open_cache()
-    chosen = _with_needs(names) if names else [artifact.name for artifact in ARTIFACTS]
+    chosen = (
+        _with_needs(names) if names else [artifact.name for artifact in ARTIFACTS if not artifact.optional]
+    )
     known = {artifact.name: artifact for artifact in ARTIFACTS}
 
     def work(name: str, made: Paths) -> Path:

@@ -1,0 +1,99 @@
+"""What came of a run: read from the JUnit files that the specs' processes left. Pure but for reading them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+_SUITE = re.compile(r"^\[sig-network\] (Services|Networking Granular Checks: \w+)")
+_TAGS = re.compile(r"\s*\[[^\]]*\]")
+# Reasons of warnings about a pod that say: it does not start.
+START_PROBLEMS = frozenset(
+    {
+        "ErrImageNeverPull",
+        "Failed",
+        "FailedCreatePodContainer",
+        "FailedCreatePodSandBox",
+        "InspectFailed",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One spec: its full name, what came of it, how long it took in seconds, why it failed."""
+
+    name: str
+    state: str
+    seconds: float = 0.0
+    message: str = ""
+
+    @property
+    def suite(self) -> str:
+        match = _SUITE.match(self.name)
+        return match[1] if match else "others"
+
+    @property
+    def title(self) -> str:
+        """The name without suite and tags."""
+        return _TAGS.sub("", _SUITE.sub("", self.name)).strip()
+
+
+def read(directory: Path) -> list[Spec]:
+    """Every spec of the JUnit files in a directory that was run, or failed to be."""
+    found: dict[str, Spec] = {}
+    for path in sorted(directory.glob("junit_*.xml")):
+        root = ElementTree.parse(path).getroot()  # noqa: S314 - our own process wrote it
+        for case in root.iter("testcase"):
+            spec = _spec(case)
+            # Each process lists all specs, and those as skipped that another one ran.
+            if spec.state != SKIPPED:
+                found[spec.name] = spec
+    return sorted(found.values(), key=lambda spec: spec.name)
+
+
+def _spec(case: ElementTree.Element) -> Spec:
+    name, seconds = case.get("name", ""), float(case.get("time") or 0)
+    failure = next((child for child in case if child.tag in ("failure", "error")), None)
+    if failure is not None:
+        return Spec(name, FAILED, seconds, (failure.text or failure.get("message") or "").strip())
+    return Spec(name, SKIPPED if case.find("skipped") is not None else PASSED, seconds)
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning event about a pod."""
+
+    namespace: str
+    pod: str
+    reason: str
+    message: str
+
+
+def parse_events(lines: Iterable[str]) -> list[Warned]:
+    """Warning events as the watch wrote them: namespace, kind, name, reason, message, tabs between."""
+    found = []
+    for line in lines:
+        parts = line.rstrip("\n").split("\t", 4)
+        if len(parts) == 5 and parts[1] == "Pod":
+            found.append(Warned(parts[0], parts[2], parts[3], parts[4]))
+    return list(dict.fromkeys(found))
+
+
+def start_failures(events: Iterable[Warned]) -> list[Warned]:
+    """Those events that tell of a pod that failed to start."""
+    return [event for event in events if event.reason in START_PROBLEMS]
+
+
+def by_suite(specs: Iterable[Spec]) -> dict[str, tuple[int, int, float]]:
+    """Passed, failed and seconds of each suite."""
+    sums: dict[str, tuple[int, int, float]] = {}
+    for spec in specs:
+        good, bad, seconds = sums.get(spec.suite, (0, 0, 0.0))
+        passed = spec.state == PASSED
+        sums[spec.suite] = (good + passed, bad + (not passed), seconds + spec.seconds)
+    return sums
