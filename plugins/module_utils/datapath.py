@@ -22,6 +22,10 @@ def apply_arguments(options: Mapping[str, Any], host_routing: str, *, check: boo
         "--masquerade" if options["masquerade"] else "--no-masquerade",
         "--event-rate", str(options["event_rate"]),
         "--attach", options["attach"],
+        "--services" if options["services"] else "--no-services",
+        "--node-ports", f"{options['node_port_min']}-{options['node_port_max']}",
+        "--maglev-size", str(options["maglev_size"]),
+        "--dsr" if options["dsr"] else "--no-dsr",
     ]  # fmt: skip
     for name, entries in sorted(options["map_entries"].items()):
         arguments += ["--map-entries", f"{name}={entries}"]
@@ -46,6 +50,7 @@ def result_of(answer: Mapping[str, Any]) -> dict[str, Any]:
         "programs": facts["programs"],
         "maps": facts["maps"],
         "devices": facts["devices"],
+        "sockets": facts["sockets"],
         "features": facts["features"],
         "diff": diff(answer["before"], answer["after"]),
     }

@@ -28,6 +28,7 @@ from typing import Any
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import WORKER, Layout
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_trace_files import remove, results
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_traces import (
     DefaultNetwork,
     from_conflists,
@@ -35,6 +36,8 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_traces impor
 
 CONFLIST = "05-podwire.conflist"
 PLUGIN = "podwire-cni"
+#: The network's name in the configuration.
+NETWORK = "podwire"
 MANIFEST = "cni.yaml"
 #: Where the manifest waits to be given back. containerd reads .conf, .conflist and .json only.
 ASIDE = "cni.yaml.podwire"
@@ -205,7 +208,10 @@ class Takeover:
             self._step(f"remove /{SYSCTL_FILE}", sysctl.unlink)
 
     def forget(self) -> None:
-        """Drop the record: nothing of podwire is left on this node's network."""
+        """Drop the record and what libcni remembers of podwire's pods: nothing of podwire is left."""
+        remembered = results(self.layout.root / "var", [NETWORK])
+        if remembered:
+            self._step("remove the results of CNI calls", lambda: remove(remembered))
         if self.record_path.exists():
             self._step("forget", self.record_path.unlink)
 

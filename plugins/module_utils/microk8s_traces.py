@@ -4,7 +4,7 @@
 
 Nobody else cleans it: deleting the network's objects stops its daemon, and the pods it had wired are torn
 down through the new CNI configuration, so its plugins never see their DEL. Found here are links, routes,
-netfilter chains in both flavours of iptables, IP sets, and the address files of host-local.
+netfilter chains in both flavours of iptables, IP sets, and files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import ipaddress
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_trace_files import (
+    LOOPBACK,
+    address_files,
+    pod_logs,
+    remove,
+    results,
+)
 
 #: Links that only MicroK8s' built-in networks make.
 LINKS = ("vxlan.calico", "vxlan-v6.calico", "flannel.1", "cni0")
@@ -30,7 +36,6 @@ CALICO_LINKS = ("cali", "vxlan.calico", "vxlan-v6.calico")
 #: daemon instead.
 ROUTE_PROTOCOLS = ("80", "bird")
 TABLES = ("raw", "mangle", "nat", "filter")
-IPAM_STATE = Path("/var/lib/cni/networks")
 #: Chains of the default network, and of kube-proxy and kubelet, by how their names begin.
 NETWORK_CHAINS = ("cali-",)
 KUBERNETES_CHAINS = ("KUBE-",)
@@ -161,6 +166,8 @@ class Traces:
     chains: list[str] = field(default_factory=list)
     ipsets: list[str] = field(default_factory=list)
     ipam: list[str] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
+    logs: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     """What could not be looked for, why, and the way out."""
 
@@ -183,17 +190,21 @@ HostT = TypeVar("HostT", bound="Host")
 
 
 class Host:
-    """The host's links, routes and netfilter. ``directories`` is where its tools are looked for."""
+    """The host's links, routes, netfilter and files below ``var``.
+
+    ``directories`` is where its tools are looked for.
+    """
 
     @classmethod
     def of(cls: type[HostT], root: Path, snap: Path) -> HostT:
         """This host, with the snap's tools for those that it lacks."""
         folders = ("usr/sbin", "sbin", "usr/bin", "bin")
-        return cls([*(root / folder for folder in folders), *(snap / folder for folder in folders)])
+        tools = [*(root / folder for folder in folders), *(snap / folder for folder in folders)]
+        return cls(tools, root / "var")
 
-    def __init__(self, directories: Sequence[Path], ipam_state: Path = IPAM_STATE) -> None:
+    def __init__(self, directories: Sequence[Path], var: Path = Path("/var")) -> None:
         self.directories = directories
-        self.ipam_state = ipam_state
+        self.var = var
 
     def _tool(self, name: str) -> str | None:
         return next((str(folder / name) for folder in self.directories if (folder / name).exists()), None)
@@ -234,8 +245,9 @@ class Host:
     def clean(
         self, network: DefaultNetwork, cluster_cidr: str, *, dry: bool, kubernetes: bool = False
     ) -> Traces:
-        """Remove every trace, or only name them; with ``kubernetes`` the chains of kube-proxy and kubelet
-        too.
+        """Remove every trace, or only name them.
+
+        With ``kubernetes`` also those of kube-proxy and kubelet: their chains, and the logs of pods.
         """
         prefixes = NETWORK_CHAINS + (KUBERNETES_CHAINS if kubernetes else ())
         found = Traces()
@@ -256,13 +268,20 @@ class Host:
             if script and not dry:
                 self._run(restore, "--noflush", stdin=script)
         self._clean_ipsets(found, dry)
-        for name in network.names:
-            state = self.ipam_state / name
-            if state.is_dir():
-                found.ipam.append(str(state))
-                if not dry:
-                    shutil.rmtree(state)
+        self._clean_files(found, network, dry, kubernetes)
         return found
+
+    def _clean_files(self, found: Traces, network: DefaultNetwork, dry: bool, kubernetes: bool) -> None:
+        wired = (*network.names, *((LOOPBACK,) if kubernetes else ()))
+        paths = {
+            "ipam": address_files(self.var, network.names),
+            "results": results(self.var, wired),
+            "logs": pod_logs(self.var) if kubernetes else [],
+        }
+        for kind, doomed in paths.items():
+            getattr(found, kind).extend(map(str, doomed))
+            if not dry:
+                remove(doomed)
 
     def _delete_link(self, link: str) -> None:
         try:

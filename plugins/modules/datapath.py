@@ -76,6 +76,33 @@ options:
     type: str
     choices: [auto, tcx, clsact]
     default: auto
+  services:
+    description:
+      - Translate services in the datapath, in sockets and in packets, in place of kube-proxy. The agent fills
+        the tables; have it do so first, or new connections to services are refused until then.
+    type: bool
+    default: false
+  node_port_min:
+    description:
+      - First port of the cluster's range for node ports (C(--service-node-port-range) of the API server).
+    type: int
+    default: 30000
+  node_port_max:
+    description:
+      - Last port of that range.
+    type: int
+    default: 32767
+  maglev_size:
+    description:
+      - Entries of the table that spreads clients from outside over a service's backends, a prime. More
+        entries move fewer connections when a backend leaves; each takes two bytes per service.
+    type: int
+    default: 16381
+  dsr:
+    description:
+      - Backends on other nodes answer clients outside directly, instead of by the node that was asked.
+    type: bool
+    default: false
   map_entries:
     description:
       - Sizes of maps by name, where they should differ from the built-in ones. A map whose size changes is
@@ -171,6 +198,14 @@ devices:
   type: list
   elements: dict
   sample: [{name: eth0, ifindex: 2, hooks: [from_netdev, to_netdev]}]
+sockets:
+  description: >-
+    Translation of services in sockets - the control group that it serves, the hooks attached there, and the
+    reason when it is wanted and not there.
+  returned: when the command is on the node
+  type: dict
+  sample: {enabled: true, cgroup: /sys/fs/cgroup, attached: [connect4, connect6, getpeername4, getpeername6,
+    recvmsg4, recvmsg6, sendmsg4], reason: ""}
 features:
   description: What the kernel offers, found by trying.
   returned: when the command is on the node
@@ -199,6 +234,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "nat_port_max": {"type": "int", "default": 65535},
     "event_rate": {"type": "int", "default": 100},
     "attach": {"type": "str", "choices": ["auto", "tcx", "clsact"], "default": "auto"},
+    "services": {"type": "bool", "default": False},
+    "node_port_min": {"type": "int", "default": 30000},
+    "node_port_max": {"type": "int", "default": 32767},
+    "maglev_size": {"type": "int", "default": 16381},
+    "dsr": {"type": "bool", "default": False},
     "map_entries": {"type": "dict", "default": {}},
     "command": {"type": "path", "default": node_cli.COMMAND},
 }

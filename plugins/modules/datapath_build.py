@@ -71,7 +71,7 @@ objects:
   description: Checksums (SHA-256) of the objects by file name.
   returned: when they are built
   type: dict
-  sample: {"endpoint.bpf.o": "0f3a...", "host.bpf.o": "9bd1..."}
+  sample: {"endpoint.bpf.o": "0f3a...", "host.bpf.o": "9bd1...", "socket.bpf.o": "c40e..."}
 messages:
   description: What the compiler complained about.
   returned: when it does not compile

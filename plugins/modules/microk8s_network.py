@@ -27,10 +27,11 @@ options:
         network that runs goes on running. Do this on every node before it joins others.
       - V(podwire) does the same, installs the CNI plugin and its configuration, removes the default network's
         configuration, and removes what that network left on the host (links, routes, netfilter chains of both
-        iptables flavours, IP sets, address files).
+        iptables flavours, IP sets, address files, results of CNI calls).
       - V(default) waits until the default network has written its configuration again, and points containerd
         back to it.
-      - V(forgotten) drops the record, when the pods have been made again.
+      - V(forgotten) drops the record and what libcni remembers of podwire's pods, once the pods have been
+        made again.
     type: str
     choices: [claimed, podwire, default, forgotten]
     required: true

@@ -49,6 +49,19 @@ network = DefaultNetwork(("k8s-pod-network",), ("mybridge",))
 found = host.clean(network, "10.1.0.0/16", dry=sys.argv[2] == "dry", kubernetes="kube" in sys.argv)
 print(json.dumps({**found.as_dict(), **({"warnings": found.warnings} if found.warnings else {})}))
 """
+CONTAINER = "0123456789abcdef" * 4
+FILES = sorted(
+    [
+        "lib/cni/networks/k8s-pod-network/10.1.0.5",
+        "lib/cni/networks/podwire/file",
+        f"lib/cni/results/k8s-pod-network-{CONTAINER}-eth0",
+        f"lib/cni/results/k8s-pod-network-2-{CONTAINER}-eth0",
+        f"lib/cni/results/podwire-{CONTAINER}-eth0",
+        f"lib/cni/results/cni-loopback-{CONTAINER}-lo",
+        "log/pods/default_web_1/web/0.log",
+        "log/syslog",
+    ]
+)
 FOLDERS = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 
@@ -64,11 +77,16 @@ def namespace():
 @pytest.fixture
 def host(namespace, tmp_path):
     run(namespace, "sh", "-c", SETUP)
-    state = tmp_path / "networks" / "k8s-pod-network"
-    state.mkdir(parents=True)
-    (state / "10.1.0.5").write_text("12")
-    (tmp_path / "networks" / "podwire").mkdir()
+    for file in FILES:
+        (tmp_path / "var" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "var" / file).touch()
     return namespace
+
+
+def files(tmp_path):
+    return sorted(
+        str(path.relative_to(tmp_path / "var")) for path in (tmp_path / "var").rglob("*") if path.is_file()
+    )
 
 
 def run(namespace, *command):
@@ -81,7 +99,7 @@ def run(namespace, *command):
 
 def clean(namespace, tmp_path, *words, folders=FOLDERS):
     environment = f"PYTHONPATH={ROOT / 'collections'}"
-    arguments = [str(tmp_path / "networks"), words[0] if words else "wet", folders, *words[1:]]
+    arguments = [str(tmp_path / "var"), words[0] if words else "wet", folders, *words[1:]]
     return json.loads(run(namespace, "env", environment, sys.executable, "-c", CLEAN, *arguments))
 
 
@@ -96,7 +114,12 @@ def test_it_goes_and_the_rest_stays(host, tmp_path):
     found = clean(host, tmp_path)
     assert sorted(found["links"]) == ["cali123", "mybridge", "vxlan.calico"]
     assert sorted(found["routes"]) == ["10.1.5.0/26 proto 80", "blackhole 10.1.3.0/26 proto 80"]
-    assert found["ipam"] == [str(tmp_path / "networks" / "k8s-pod-network")]
+    assert found["ipam"] == [str(tmp_path / "var/lib/cni/networks/k8s-pod-network")]
+    assert found["results"] == [str(tmp_path / f"var/lib/cni/results/k8s-pod-network-{CONTAINER}-eth0")]
+    assert set(FILES) - set(files(tmp_path)) == {
+        "lib/cni/networks/k8s-pod-network/10.1.0.5",
+        f"lib/cni/results/k8s-pod-network-{CONTAINER}-eth0",
+    }
     after = rules(host)
     assert "cali" not in after and "k8s-pod-network" not in after and "CNI-0f3a" not in after
     assert after.count("-A FORWARD -j KUBE-FORWARD") == 2
@@ -105,20 +128,25 @@ def test_it_goes_and_the_rest_stays(host, tmp_path):
     assert "eth7" in links and "calico" not in links and "cali123" not in links
     routes = run(host, "ip", "route")
     assert "10.1.4.0/24" in routes and "10.9.0.0/24" in routes and "10.1.5.0" not in routes
-    assert [path.name for path in (tmp_path / "networks").iterdir()] == ["podwire"]
     assert clean(host, tmp_path) == {}, "the second time there is nothing left to find"
 
 
 def test_looking_changes_nothing(host, tmp_path):
-    before = rules(host), run(host, "ip", "route"), run(host, "ip", "-br", "link")
+    before = rules(host), run(host, "ip", "route"), run(host, "ip", "-br", "link"), files(tmp_path)
     found = clean(host, tmp_path, "dry")
-    assert (rules(host), run(host, "ip", "route"), run(host, "ip", "-br", "link")) == before
+    assert (rules(host), run(host, "ip", "route"), run(host, "ip", "-br", "link"), files(tmp_path)) == before
     assert found == clean(host, tmp_path)
 
 
-def test_removing_kubernetes_takes_its_chains_too(host, tmp_path):
+def test_removing_kubernetes_takes_its_chains_and_logs_too(host, tmp_path):
     clean(host, tmp_path, "wet", "kube")
     assert "KUBE" not in rules(host)
+    assert files(tmp_path) == [
+        "lib/cni/networks/podwire/file",
+        f"lib/cni/results/k8s-pod-network-2-{CONTAINER}-eth0",
+        f"lib/cni/results/podwire-{CONTAINER}-eth0",
+        "log/syslog",
+    ]
 
 
 @pytest.fixture

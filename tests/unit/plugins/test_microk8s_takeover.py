@@ -45,6 +45,14 @@ def tree(layout):
     }
 
 
+def remember(layout, network):
+    """What libcni writes for each ADD."""
+    path = layout.root / "var/lib/cni/results" / f"{network}-{'0123456789abcdef' * 4}-eth0"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    return path
+
+
 def take(layout, plugin, dry=False):
     takeover = Takeover(layout, dry=dry)
     takeover.claim()
@@ -219,3 +227,17 @@ def test_a_claim_alone_is_given_back_too(layout):
         assert after.pop(f"proc/sys/net/{family}/conf/all/forwarding") == "1"
         before.pop(f"proc/sys/net/{family}/conf/all/forwarding")
     assert after == before
+
+
+def test_forgetting_removes_what_libcni_remembers_of_podwire_alone(layout, plugin):
+    take(layout, plugin)
+    ours, others = remember(layout, "podwire"), remember(layout, "k8s-pod-network")
+    give_back(layout)
+    looking = Takeover(layout, dry=True)
+    looking.forget()
+    assert "remove the results of CNI calls" in looking.steps and ours.exists()
+    Takeover(layout, dry=False).forget()
+    assert not ours.exists() and others.exists()
+    again = Takeover(layout, dry=False)
+    again.forget()
+    assert again.steps == []
