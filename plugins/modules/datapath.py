@@ -78,8 +78,8 @@ options:
     default: auto
   services:
     description:
-      - Translate services in the datapath, in sockets and in packets, in place of kube-proxy. The agent fills
-        the tables; have it do so first, or new connections to services are refused until then.
+      - Translate services in the datapath, in sockets and in packets, in place of kube-proxy. Which services
+        there are comes from the agent.
     type: bool
     default: false
   node_port_min:

@@ -60,6 +60,10 @@ _LISTS: dict[str, tuple[Callable[[], Rows], str]] = {
     "ipcache": (lambda: read_map("podwire_ipcache4"), "Prefixes: identity, node and flags"),
     "metrics": (read_metrics, "Dropped and forwarded packets, all CPUs together"),
     "frag": (lambda: read_map("podwire_frags4"), "Ports of datagrams that arrive in fragments"),
+    "service": (lambda: read_map("podwire_services4"), "Frontends of services and their lists of backends"),
+    "backend": (lambda: read_map("podwire_backends4"), "Backends by list and index"),
+    "affinity": (lambda: read_map("podwire_affinity4"), "Clients and the backends they must come back to"),
+    "socket": (lambda: read_map("podwire_sock_reverse4"), "Sockets: backends, and the frontends asked for"),
     "slot": (read_slots, "Revisions of endpoints; slot 0 is everything else"),
     "program": (read_programs, "Loaded programs"),
 }

