@@ -71,8 +71,10 @@ def compile_service(service: Service, slices: Iterable[Slice], context: NodeCont
     problems += _slice_problems(service, slices)
     problems += _address_problems(service, context)
     ports = []
+    taken: set[FrontendKey] = set()
     for port in service.ports:
         frontends = _frontends(service, port, context, problems)
+        _drop_taken(service, port, frontends, taken, problems)
         everything = members(service, port, slices)
         needs_local = service.internal_local or service.external_local
         ports.append(
@@ -166,10 +168,11 @@ def _near(ready: list[Member], context: NodeContext) -> list[Member]:
     return ready
 
 
-def _preference(endpoint: Endpoint) -> tuple[bool, bool, bool, str]:
-    """The last item makes the choice independent of the slices' order."""
-    state = endpoint.state
-    return bool(state & State.READY), bool(state & State.SERVING), bool(endpoint.node), endpoint.node
+def _preference(endpoint: Endpoint) -> tuple[int, str, tuple[str, ...], tuple[str, ...]]:
+    """The condition; the rest makes the choice independent of the slices' order."""
+    ready = bool(endpoint.state & State.READY)
+    draining = endpoint.state & _DRAINING == _DRAINING
+    return ready * 2 or int(draining), endpoint.node, endpoint.zone_hints, endpoint.node_hints
 
 
 def _local_ready(service: Service, slices: Iterable[Slice], context: NodeContext) -> int:
@@ -218,6 +221,24 @@ def _frontends(
             "--service-node-port-range",
         )  # fmt: skip
     return found
+
+
+def _drop_taken(
+    service: Service,
+    port: ServicePort,
+    frontends: dict[FrontendKey, Flags],
+    taken: set[FrontendKey],
+    problems: list[Problem],
+) -> None:
+    """One frontend leads to one port of the service."""
+    for key in taken.intersection(frontends):
+        del frontends[key]
+        _problem(
+            problems, service, "DuplicatePort",
+            f"port {port.name.name!r} and an earlier port of the service both want {key}: the earlier "
+            "one has it; give them different numbers",
+        )  # fmt: skip
+    taken.update(frontends)
 
 
 def _any(frontends: dict[FrontendKey, Flags], flag: Flags) -> bool:

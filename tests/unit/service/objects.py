@@ -18,7 +18,9 @@ CONTEXT = NodeContext(
 )
 
 
-def service_object(name: str = "web", *, status: Any = None, labels: Any = None, **spec: Any) -> dict[str, Any]:
+def service_object(
+    name: str = "web", *, status: Any = None, labels: Any = None, **spec: Any
+) -> dict[str, Any]:
     """A ClusterIP service with one port, changed by ``spec``; a field given as None is left out."""
     default = {"type": "ClusterIP", "clusterIP": "10.152.183.5", "ports": [{"port": 80, "targetPort": 8080}]}
     return {

@@ -22,7 +22,9 @@ def reasons(value: Any) -> list[str]:
 def test_a_plain_service() -> None:
     value = service()
     assert value.cluster_address == "10.152.183.5"
-    assert [(port.port, port.name.protocol, port.target) for port in value.ports] == [(80, Protocol.TCP, "8080")]
+    assert [(port.port, port.name.protocol, port.target) for port in value.ports] == [
+        (80, Protocol.TCP, "8080")
+    ]
     assert not value.unhandled
     assert not value.problems
     assert value.affinity_seconds == 0
@@ -77,7 +79,9 @@ def test_load_balancer_addresses_but_those_of_a_proxy() -> None:
     value = service(type="LoadBalancer", status={"loadBalancer": {"ingress": ingress}})
     assert value.load_balancer_addresses == ("198.51.100.1", "198.51.100.2")
     assert not value.problems
-    assert service(type="NodePort", status={"loadBalancer": {"ingress": ingress}}).load_balancer_addresses == ()
+    assert (
+        service(type="NodePort", status={"loadBalancer": {"ingress": ingress}}).load_balancer_addresses == ()
+    )
 
 
 def test_the_health_check_port_needs_a_load_balancer_with_local_policy() -> None:
@@ -147,7 +151,9 @@ def test_an_object_without_a_name_is_refused(value: dict[str, Any]) -> None:
 
 
 def test_fields_of_the_wrong_type_do_not_stop_the_rest() -> None:
-    value = service(ports="none", externalIPs={"a": 1}, loadBalancerSourceRanges=None, sessionAffinityConfig=[])
+    value = service(
+        ports="none", externalIPs={"a": 1}, loadBalancerSourceRanges=None, sessionAffinityConfig=[]
+    )
     assert value.cluster_address == "10.152.183.5"
     assert value.ports == ()
 
