@@ -16,7 +16,7 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
-from lab import checks, nodes, rollout, up  # noqa: E402
+from lab import checks, dns, nodes, rollout, up  # noqa: E402
 from lab.config import DEFAULT_NAME, Lab  # noqa: E402
 from lab.progress import Progress  # noqa: E402
 from tests.e2e.collect import collect  # noqa: E402
@@ -33,7 +33,10 @@ def lab() -> Lab:
 
 @pytest.fixture(scope="session")
 def cluster(lab: Lab) -> checks.Cluster:
-    return checks.Cluster(lab)
+    """The cluster, with the DNS that `make up` gives a lab."""
+    found = checks.Cluster(lab)
+    dns.ensure(found, print)
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +86,7 @@ def playbook(lab: Lab) -> Callable[..., Played]:
 
 
 @pytest.fixture
-def works(lab: Lab) -> Callable[..., checks.Matrix]:
+def works(lab: Lab, cluster: checks.Cluster) -> Callable[..., checks.Matrix]:
     """Try every connection of the lab; fails with those that do not work.
 
     ``addresses=False`` asks for answers alone, not for the address by which the source is seen.
