@@ -78,7 +78,7 @@ def build(out_dir: Path, work_dir: Path, log: Log) -> None:
         env=environment,
         cwd=tree,
     )
-    build_agnhost(out_dir, programs / "agnhost", wanted_image(out_dir, "agnhost"), tree, log)
+    build_agnhost(out_dir, programs / "agnhost", wanted_image(out_dir, "e2e-test-images/agnhost"), tree, log)
 
 
 def _compile_in_test_data(tree: Path, work_dir: Path, environment: dict[str, str]) -> None:
@@ -102,7 +102,7 @@ def _compile_in_test_data(tree: Path, work_dir: Path, environment: dict[str, str
 def wanted_image(directory: Path, name: str) -> str:
     """The full name by which e2e.test asks for one of its images: not always the version it brings along."""
     listed = run([directory / "e2e.test", "--list-images"], what="asking e2e.test for its images").stdout
-    return next(line for line in listed.split() if f"/{name}:" in line and "private" not in line)
+    return next(line for line in listed.split() if f"/{name}:" in line)
 
 
 def build_agnhost(directory: Path, program: Path, reference: str, source: Path, log: Log) -> None:
