@@ -10,8 +10,11 @@
 #include "lib/delivery.h"
 #include "lib/drop.h"
 #include "lib/nd.h"
+#include "lib/reject.h"
 #include "lib/route.h"
-#include "lib/service_map.h"
+#include "lib/scratch.h"
+#include "lib/service_internal.h"
+#include "lib/translate.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -19,17 +22,30 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 static __noinline int from_pod_slow4(struct __sk_buff *skb, struct podwire_packet *packet)
 {
 	struct podwire_local4 source, destination;
-	struct podwire_ct4 decision = { .ifindex = skb->ifindex };
+	struct podwire_ct4 *decision = scratch_decision();
+	__be32 address = packet->tuple.destination_address;
 	int ret;
 
+	if (!decision)
+		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);
+	decision->ifindex = skb->ifindex;
 	local4_read(packet->tuple.source_address, &source);
 	if (!local4_is_pod(&source) || source.ifindex != skb->ifindex)
 		return refuse(packet, PODWIRE_DROP_INVALID_SOURCE_IP);
-	local4_read(packet->tuple.destination_address, &destination);
-	ret = route4(skb, packet, &destination, &decision);
+	if (cfg_services) {
+		ret = service4_from_pod(skb, packet, decision);
+		if (ret == SERVICE_REJECT)
+			return reject4(skb, packet, false);
+		if (ret)
+			return ret;
+		if (decision->flags & CT_ANY_TRANSLATION)
+			address = decision->rewrite.destination_address;
+	}
+	local4_read(address, &destination);
+	ret = route4(skb, packet, address, &destination, decision);
 	if (ret)
 		return ret;
-	return conclude4(skb, packet, &decision, &source, &destination);
+	return conclude4(skb, packet, decision, &source, &destination);
 }
 
 static __always_inline int from_pod4(struct __sk_buff *skb, struct podwire_packet *packet)
@@ -43,7 +59,7 @@ static __always_inline int from_pod4(struct __sk_buff *skb, struct podwire_packe
 	if (likely(!packet_is_syn(packet))) {
 		entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
 		if (likely(entry && ct4_current(entry, packet, skb->ifindex) && ct4_touch(entry, packet)))
-			return deliver4(skb, packet, entry);
+			return deliver_any4(skb, packet, entry);
 	}
 	return from_pod_slow4(skb, packet);
 }
@@ -95,6 +111,18 @@ static __always_inline int to_pod4(struct __sk_buff *skb, struct podwire_packet 
 	ret = parse4(skb, packet);
 	if (ret)
 		return ret;
+	if (cfg_services) {
+		bool marked = skb->tc_index == PODWIRE_SEEN_TRANSLATE;
+
+		ret = translate_leaving4(skb, packet, marked);
+		if (ret) {
+			if (ret < 0)
+				return ret;
+			count_forward(skb,
+				      marked ? PODWIRE_FORWARD_POD_DIRECT : PODWIRE_FORWARD_POD_TRANSLATED);
+			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+		}
+	}
 	if (!(packet->flags & PACKET_ICMP_ERROR)) {
 		entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
 		if (entry && (entry->flags & PODWIRE_CT_VIA_STACK) && !packet_is_syn(packet)) {

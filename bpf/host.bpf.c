@@ -13,9 +13,11 @@
 #include "lib/drop.h"
 #include "lib/icmp.h"
 #include "lib/nat.h"
+#include "lib/reject.h"
 #include "lib/route.h"
-#include "lib/service_maglev_map.h"
-#include "lib/service_map.h"
+#include "lib/scratch.h"
+#include "lib/service_external.h"
+#include "lib/translate.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -40,15 +42,51 @@ static __always_inline bool addresses4(struct __sk_buff *skb, __be32 *source, __
 	return true;
 }
 
+/* A service's connection between a client outside and a backend that is no pod of this node: translated, and
+ * sent where the host would route it. A backend on another node sees this node's address, or its answers
+ * would not come back here. */
+static __noinline int from_netdev_onward4(struct __sk_buff *skb, struct podwire_packet *packet,
+					  const struct podwire_local4 *destination,
+					  struct podwire_ct4 *decision)
+{
+	struct podwire_local4 source;
+	int ret = route4(skb, packet, decision->rewrite.destination_address, destination, decision);
+
+	if (ret)
+		return ret;
+	if ((decision->flags & PODWIRE_CT_TRANSLATED) && !destination->found)
+		decision->flags |= PODWIRE_CT_MASQUERADE;
+	if (decision->flags & PODWIRE_CT_TRANSLATED_BACK)
+		decision->flags &= ~PODWIRE_CT_MASQUERADE;
+	local4_read(packet->tuple.source_address, &source);
+	return conclude4(skb, packet, decision, &source, destination);
+}
+
 /* Nothing valid is remembered: whose packet is it? */
 static __noinline int from_netdev_slow4(struct __sk_buff *skb, struct podwire_packet *packet)
 {
 	struct podwire_local4 source, destination;
-	struct podwire_ct4 decision = {};
+	struct podwire_ct4 *decision = scratch_decision();
+	__be32 address = packet->tuple.destination_address;
+	int ret;
 
-	local4_read(packet->tuple.destination_address, &destination);
+	if (!decision)
+		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);
+	if (cfg_services) {
+		ret = service4_from_netdev(skb, packet, decision);
+		if (ret == SERVICE_REJECT)
+			return reject4(skb, packet, false);
+		if (ret)
+			return ret;
+		if (decision->flags & CT_ANY_TRANSLATION)
+			address = decision->rewrite.destination_address;
+	}
+	local4_read(address, &destination);
 	if (!local4_is_pod(&destination)) {
 		const struct podwire_ipcache4 *known;
+
+		if (cfg_services && (decision->flags & CT_ANY_TRANSLATION))
+			return from_netdev_onward4(skb, packet, &destination, decision);
 
 		if (destination.found)
 			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
@@ -63,11 +101,11 @@ static __noinline int from_netdev_slow4(struct __sk_buff *skb, struct podwire_pa
 		return refuse(packet, PODWIRE_DROP_INVALID_SOURCE_IP);
 
 	if (ebpf_host_routing()) {
-		decision.delivery = PODWIRE_DELIVERY_PEER;
-		decision.output_ifindex = destination.ifindex;
-		__builtin_memcpy(decision.mac, destination.mac, ETH_ALEN);
+		decision->delivery = PODWIRE_DELIVERY_PEER;
+		decision->output_ifindex = destination.ifindex;
+		__builtin_memcpy(decision->mac, destination.mac, ETH_ALEN);
 	}
-	return conclude4(skb, packet, &decision, &source, &destination);
+	return conclude4(skb, packet, decision, &source, &destination);
 }
 
 static __always_inline int from_netdev4(struct __sk_buff *skb, struct podwire_packet *packet)
@@ -88,20 +126,24 @@ static __always_inline int from_netdev4(struct __sk_buff *skb, struct podwire_pa
 		return ret;
 	}
 	if (destination == cfg_node_ip4) {
-		if (!cfg_masquerade)
-			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
-		ret = unmasquerade4(skb, packet);
+		ret = cfg_masquerade || cfg_services ? unmasquerade4(skb, packet) : 0;
 		if (ret < 0)
 			return ret;
-		if (!ret)
+		if (ret) {
+			packet->flags |= PACKET_UNMASQUERADED;
+			count_forward(skb, PODWIRE_FORWARD_UNMASQUERADED);
+		} else if (!cfg_services) {
 			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
-		packet->flags |= PACKET_UNMASQUERADED;
-		count_forward(skb, PODWIRE_FORWARD_UNMASQUERADED);
+		}
 	}
 	if (likely(!packet_is_syn(packet))) {
 		entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
 		if (likely(entry && ct4_current(entry, packet, 0) && ct4_touch(entry, packet)))
-			return deliver4(skb, packet, entry);
+			return deliver_any4(skb, packet, entry);
+		/* The node's own connections are in no table, and their packets no question. */
+		if (!entry && packet->tuple.destination_address == cfg_node_ip4 &&
+		    packet->tuple.protocol == IPPROTO_TCP)
+			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
 	}
 	return from_netdev_slow4(skb, packet);
 }
@@ -117,6 +159,25 @@ int podwire_from_netdev(struct __sk_buff *skb)
 		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
 	ret = from_netdev4(skb, &packet);
 	return likely(ret >= 0) ? ret : drop(skb, &packet, ret);
+}
+
+/* The host's own packet leaves, or the stack's ICMP error: translate the answers of services' backends that
+ * are the host's own processes, and answer what sockets would have translated if the service had a backend.
+ */
+static __noinline int to_netdev_host4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	int ret = parse4(skb, packet);
+
+	/* What the host makes of an odd packet of its own is its business. */
+	if (ret)
+		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	ret = translate_leaving4(skb, packet, false);
+	if (ret < 0)
+		return ret;
+	if (!ret && may_open(packet) && !(packet->flags & PACKET_ICMP_ERROR) &&
+	    in_service_range(packet->tuple.destination_address))
+		return reject4(skb, packet, true);
+	return pass_seen(skb, PODWIRE_SEEN_NOTHING);
 }
 
 /* A pod's packet that leaves the node out of the stack, and that no program routed this way: netfilter
@@ -146,7 +207,7 @@ static __noinline int to_netdev_error4(struct __sk_buff *skb, struct podwire_pac
 
 	if (ret)
 		return ret;
-	*masquerade = masquerade4_wanted(packet->tuple.destination_address);
+	*masquerade = *masquerade || masquerade4_wanted(packet->tuple.destination_address);
 	/* Opened from outside to the pod's own address: the peer knows it by that. */
 	entry = bpf_map_lookup_elem(&podwire_ct4, &quoted.tuple);
 	if (entry && (entry->flags & PODWIRE_CT_ORIGINAL))
@@ -164,16 +225,28 @@ static __always_inline int to_netdev4(struct __sk_buff *skb, struct podwire_pack
 
 	if (likely(seen == PODWIRE_SEEN_DIRECT))
 		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
-	if (!addresses4(skb, &source_address, &destination_address) || source_address == cfg_node_ip4)
+	if (!addresses4(skb, &source_address, &destination_address))
 		return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	if (cfg_services && seen == PODWIRE_SEEN_TRANSLATE) {
+		ret = parse4(skb, packet);
+		if (!ret)
+			ret = translate_leaving4(skb, packet, true);
+		return ret < 0 ? ret : pass_seen(skb, PODWIRE_SEEN_NOTHING);
+	}
+	if (source_address == cfg_node_ip4)
+		return cfg_services ? to_netdev_host4(skb, packet) : pass_seen(skb, PODWIRE_SEEN_NOTHING);
 	if (!masquerade) {
 		local4_read(source_address, &source);
 		if (!local4_is_pod(&source))
-			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
+			return cfg_services ? to_netdev_host4(skb, packet)
+					    : pass_seen(skb, PODWIRE_SEEN_NOTHING);
 	}
 	ret = parse4(skb, packet);
 	if (ret)
 		return ret;
+	/* Untranslated to the end: the middle of a connection that no table knows. */
+	if (cfg_services && !masquerade && in_service_range(destination_address))
+		return reject4(skb, packet, true);
 	if (packet->flags & PACKET_ICMP_ERROR)
 		ret = to_netdev_error4(skb, packet, &masquerade);
 	else if (!masquerade)

@@ -10,6 +10,7 @@
 #include "icmp.h"
 #include "local.h"
 #include "parse.h"
+#include "translate.h"
 
 /* The caller has decided: ifindex, delivery and its parameters, flags. Returns a verdict or a refusal. */
 static __always_inline int conclude4(struct __sk_buff *skb, struct podwire_packet *packet,
@@ -26,7 +27,7 @@ static __always_inline int conclude4(struct __sk_buff *skb, struct podwire_packe
 		if (ret)
 			return ret;
 		decision->mtu = cfg_mtu;
-		if (quoted4_via_stack(&quoted)) {
+		if (!(decision->flags & CT_ANY_TRANSLATION) && quoted4_via_stack(&quoted)) {
 			decision->flags |= PODWIRE_CT_VIA_STACK;
 			decision->delivery = PODWIRE_DELIVERY_STACK;
 		}
@@ -35,5 +36,5 @@ static __always_inline int conclude4(struct __sk_buff *skb, struct podwire_packe
 		if (ret)
 			return ret;
 	}
-	return deliver4(skb, packet, decision);
+	return deliver_any4(skb, packet, decision);
 }

@@ -24,7 +24,7 @@
 
 static __always_inline __u8 ct4_mode_flag(void)
 {
-	return ebpf_host_routing() ? PODWIRE_CT_EBPF_ROUTING : 0;
+	return (ebpf_host_routing() ? PODWIRE_CT_EBPF_ROUTING : 0) | (cfg_services ? PODWIRE_CT_SERVICES : 0);
 }
 
 /* Would netfilter call this packet invalid, as the first one of its flow that it meets? It takes data for the
@@ -42,9 +42,11 @@ static __always_inline bool invalid_as_first(const struct podwire_packet *packet
 static __always_inline bool ct4_mode_current(const struct podwire_ct4 *entry,
 					     const struct podwire_packet *packet)
 {
-	if (likely((entry->flags & PODWIRE_CT_EBPF_ROUTING) == ct4_mode_flag()))
+	__u8 differs = (entry->flags ^ ct4_mode_flag()) & CT_MODES;
+
+	if (likely(!differs))
 		return true;
-	return !ebpf_host_routing() && invalid_as_first(packet);
+	return differs == PODWIRE_CT_EBPF_ROUTING && !ebpf_host_routing() && invalid_as_first(packet);
 }
 
 /* May this packet follow the entry? `ifindex` is the interface it came from, 0 for a device of the node. */
@@ -75,8 +77,8 @@ static __always_inline bool ct4_over(const struct podwire_ct4 *entry, __u8 proto
 /* Did the FIB have a say in this decision? */
 static __always_inline bool ct4_asked_fib(const struct podwire_ct4 *entry)
 {
-	return ebpf_host_routing() && entry->ifindex && !entry->destination_slot &&
-	       !(entry->flags & PODWIRE_CT_VIA_STACK);
+	return ebpf_host_routing() && (entry->ifindex || entry->delivery == PODWIRE_DELIVERY_NEIGH) &&
+	       !entry->destination_slot && !(entry->flags & PODWIRE_CT_VIA_STACK);
 }
 
 /* Count a packet that follows the entry. False: the flow was over, or the FIB's answer is too old to follow.
@@ -103,6 +105,24 @@ static __always_inline bool ct4_touch(struct podwire_ct4 *entry, const struct po
 	entry->packets++;
 	entry->bytes += packet->length;
 	return true;
+}
+
+/* The same for a translated connection: only the way is decided again. Its client opened it, whatever other
+ * connection between these ends the table knows, and only the backend's place says whether the stack is an
+ * end of it. */
+static __always_inline void ct4_inherit_translated(const struct podwire_packet *packet,
+						   struct podwire_ct4 *decision,
+						   const struct podwire_ct4 *old)
+{
+	if (decision->flags & PODWIRE_CT_TRANSLATED)
+		decision->flags |= PODWIRE_CT_ORIGINAL;
+	if (!old || packet_is_syn(packet) || !(old->flags & decision->flags & CT_ANY_TRANSLATION) ||
+	    !rewrite4_equal(&old->rewrite, &decision->rewrite))
+		return;
+	if (old->state > decision->state)
+		decision->state = old->state;
+	decision->packets += old->packets;
+	decision->bytes += old->bytes;
 }
 
 /* Carry over what both old entries say about the connection into the new `decision`. */
@@ -148,8 +168,23 @@ static __always_inline void ct4_inherit(const struct podwire_packet *packet, str
 	}
 }
 
+/* Would answers that follow `answers` be translated as the connection of `decision` needs it? */
+static __always_inline bool ct4_answers_fit(const struct podwire_tuple4 *tuple,
+					    const struct podwire_ct4 *decision, const struct podwire_ct4 *old,
+					    const struct podwire_ct4 *answers)
+{
+	struct podwire_rewrite4 wanted;
+
+	if (!(decision->flags & CT_ANY_TRANSLATION))
+		/* A new connection without a service between ends that a service has connected before. */
+		return old || !(answers->flags & CT_ANY_TRANSLATION);
+	rewrite4_of_answers(tuple, &wanted);
+	return (answers->flags & CT_ANY_TRANSLATION) && rewrite4_equal(&answers->rewrite, &wanted);
+}
+
 /* What the answers need, derived from the decision for the packets they answer. */
-static __always_inline void ct4_reverse_decision(const struct podwire_ct4 *decision,
+static __always_inline void ct4_reverse_decision(const struct podwire_tuple4 *tuple,
+						 const struct podwire_ct4 *decision,
 						 const struct podwire_local4 *source,
 						 const struct podwire_local4 *destination,
 						 struct podwire_ct4 *reverse)
@@ -167,13 +202,20 @@ static __always_inline void ct4_reverse_decision(const struct podwire_ct4 *decis
 	reverse->flags = decision->flags & (PODWIRE_CT_VIA_STACK | PODWIRE_CT_EBPF_ROUTING);
 	if (!(decision->flags & PODWIRE_CT_ORIGINAL))
 		reverse->flags |= PODWIRE_CT_ORIGINAL;
+	if (cfg_services && (decision->flags & CT_ANY_TRANSLATION)) {
+		reverse->flags |= decision->flags & PODWIRE_CT_TRANSLATED ? PODWIRE_CT_TRANSLATED_BACK
+									  : PODWIRE_CT_TRANSLATED;
+		reverse->service = decision->service;
+		rewrite4_of_answers(tuple, &reverse->rewrite);
+	}
 	if (!local4_is_pod(source)) {
 		/* Back to another node or the world: the pod's first answer asks the FIB. */
 		if (!(decision->flags & PODWIRE_CT_VIA_STACK))
 			reverse->ifindex = PODWIRE_IFINDEX_UNDECIDED;
 		return;
 	}
-	if (ebpf_host_routing() && !(decision->flags & PODWIRE_CT_VIA_STACK)) {
+	if ((ebpf_host_routing() || ct4_hairpin(tuple, decision)) &&
+	    !(decision->flags & PODWIRE_CT_VIA_STACK)) {
 		reverse->delivery = PODWIRE_DELIVERY_PEER;
 		reverse->output_ifindex = source->ifindex;
 		__builtin_memcpy(reverse->mac, source->mac, ETH_ALEN);
@@ -192,7 +234,7 @@ static __noinline int ct4_record(struct podwire_packet *packet, struct podwire_c
 	const struct podwire_ct4 *old, *old_reverse;
 	bool write_reverse;
 
-	tuple4_reverse(&packet->tuple, &reversed);
+	ct4_answers(&packet->tuple, decision, &reversed);
 	old = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
 	old_reverse = bpf_map_lookup_elem(&podwire_ct4, &reversed);
 
@@ -208,7 +250,10 @@ static __noinline int ct4_record(struct podwire_packet *packet, struct podwire_c
 	decision->last_seen = decision->decided;
 	decision->seen_jiffies = (__u32)bpf_jiffies64();
 	decision->state = ct4_next_state(packet);
-	ct4_inherit(packet, decision, old, old_reverse);
+	if (cfg_services && (decision->flags & CT_ANY_TRANSLATION))
+		ct4_inherit_translated(packet, decision, old);
+	else
+		ct4_inherit(packet, decision, old, old_reverse);
 	decision->packets += 1;
 	decision->bytes += packet->length;
 	if (decision->flags & PODWIRE_CT_VIA_STACK)
@@ -221,13 +266,14 @@ static __noinline int ct4_record(struct podwire_packet *packet, struct podwire_c
 	write_reverse =
 		!old_reverse || packet_is_syn(packet) ||
 		(packet->tuple.protocol == IPPROTO_ICMP &&
-		 (old_reverse->flags & PODWIRE_CT_EBPF_ROUTING) != ct4_mode_flag()) ||
-		((decision->flags & PODWIRE_CT_VIA_STACK) && !(old_reverse->flags & PODWIRE_CT_VIA_STACK));
+		 ((old_reverse->flags ^ ct4_mode_flag()) & PODWIRE_CT_EBPF_ROUTING)) ||
+		((decision->flags & PODWIRE_CT_VIA_STACK) && !(old_reverse->flags & PODWIRE_CT_VIA_STACK)) ||
+		(cfg_services && !ct4_answers_fit(&packet->tuple, decision, old, old_reverse));
 	if (bpf_map_update_elem(&podwire_ct4, &packet->tuple, decision, BPF_ANY))
 		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);
 	if (!write_reverse)
 		return 0;
-	ct4_reverse_decision(decision, source, destination, &reverse);
+	ct4_reverse_decision(&packet->tuple, decision, source, destination, &reverse);
 	if (bpf_map_update_elem(&podwire_ct4, &reversed, &reverse, BPF_ANY))
 		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);
 	return 0;

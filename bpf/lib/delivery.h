@@ -20,6 +20,7 @@ enum podwire_seen {
 	PODWIRE_SEEN_NOTHING = 0,	  /* from the host, or about to be translated */
 	PODWIRE_SEEN_DIRECT = 0x5701,	  /* routed as it is */
 	PODWIRE_SEEN_MASQUERADE = 0x5702, /* as before, and leaves the node with the node's address */
+	PODWIRE_SEEN_TRANSLATE = 0x5703,  /* as before, and a backend's answer: leaves from the service */
 };
 
 /* Both hooks' frameworks overwrite tc_index with tc_classid when a program lets a packet pass. */

@@ -6,6 +6,7 @@
 
 #include "common.h"
 #include "config.h"
+#include "conntrack_types.h"
 #include "drop_reasons.h"
 #include "events.h"
 #include "metrics.h"
@@ -38,6 +39,47 @@ static __always_inline struct podwire_event_budget *event_budget(__u64 now)
 		return NULL;
 	}
 	return budget;
+}
+
+/* Report that a packet to a service opened a connection, and what `rewrite` makes of it. */
+static __noinline int send_translate_event(struct __sk_buff *skb, const struct podwire_packet *packet,
+					   const struct podwire_rewrite4 *rewrite, __u32 service)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct podwire_event_budget *budget = event_budget(now);
+	struct podwire_translate_event *event;
+
+	if (!budget)
+		return 0;
+	event = bpf_ringbuf_reserve(&podwire_events, sizeof(*event), 0);
+	if (!event) {
+		budget->suppressed++;
+		return 0;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->version = PODWIRE_EVENT_VERSION;
+	event->type = PODWIRE_EVENT_TRANSLATE;
+	event->direction = program_direction(packet->program);
+	event->program = packet->program;
+	event->family = 4;
+	event->protocol = packet->tuple.protocol;
+	event->ifindex = skb->ifindex;
+	event->suppressed = budget->suppressed;
+	event->timestamp = now;
+	event->source_address = packet->tuple.source_address;
+	event->destination_address = packet->tuple.destination_address;
+	event->source_port = packet->tuple.source_port;
+	event->destination_port = packet->tuple.destination_port;
+	event->new_source_address = rewrite->source_address;
+	event->new_destination_address = rewrite->destination_address;
+	event->new_source_port = rewrite->source_port;
+	event->new_destination_port = rewrite->destination_port;
+	event->service = service;
+	event->cpu = bpf_get_smp_processor_id();
+	bpf_ringbuf_submit(event, 0);
+	budget->sent++;
+	budget->suppressed = 0;
+	return 0;
 }
 
 static __always_inline void send_drop_event(struct __sk_buff *skb, const struct podwire_packet *packet,

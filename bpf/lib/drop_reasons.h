@@ -30,15 +30,19 @@ enum podwire_drop_reason {
 	PODWIRE_DROP_CSUM_L3 = 153,
 	PODWIRE_DROP_CSUM_L4 = 154,
 	PODWIRE_DROP_CT_INSERT_FAILED = 155,
-	/* 156 to 165 reserved: IPv6 extension headers, services, tunnels, proxies */
+	/* 156, 157 reserved: IPv6 extension headers, fragmented IPv6 */
+	PODWIRE_DROP_NO_BACKEND = 158,
+	/* 159 to 165 reserved: tunnels, proxies, policies */
 	PODWIRE_DROP_UNSUPPORTED_L2 = 166,
 	PODWIRE_DROP_NAT_NO_MAPPING = 167,
 	PODWIRE_DROP_NAT_UNSUPPORTED_PROTOCOL = 168,
 	PODWIRE_DROP_FIB_LOOKUP_FAILED = 169,
-	/* 170 to 174 reserved: encapsulation, identities, services */
+	/* 170 to 173 reserved: encapsulation, identities */
+	PODWIRE_DROP_IS_CLUSTER_IP = 174,
 	PODWIRE_DROP_FRAGMENT_NOT_FOUND = 175,
 	PODWIRE_DROP_FORBIDDEN_ICMP6 = 176,
-	/* 177 to 205 reserved: load balancing, policies, SRv6, proxies, TTL (the stack answers that here) */
+	PODWIRE_DROP_NOT_IN_SOURCE_RANGE = 177,
+	/* 178 to 205 reserved: load balancing, policies, SRv6, proxies, TTL (the stack answers that here) */
 };
 
 EXPORT_TYPE(enum podwire_drop_reason, drop_reason);

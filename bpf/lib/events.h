@@ -8,7 +8,8 @@
 #define PODWIRE_EVENT_VERSION 1
 
 enum podwire_event_type {
-	PODWIRE_EVENT_DROP = 1, /* Cilium's monitor message number */
+	PODWIRE_EVENT_DROP = 1, /* Cilium's monitor message numbers */
+	PODWIRE_EVENT_TRANSLATE = 7,
 };
 
 /* Which program speaks. */
@@ -42,6 +43,32 @@ struct podwire_event {
 };
 ASSERT_SIZE(struct podwire_event, 72);
 
+/* A new connection to a service: its first packet before and after. Starts as struct podwire_event does. */
+struct podwire_translate_event {
+	__u8 version; /* PODWIRE_EVENT_VERSION */
+	__u8 type;    /* PODWIRE_EVENT_TRANSLATE */
+	__u8 pad;
+	__u8 direction; /* enum podwire_direction */
+	__u8 program;	/* enum podwire_program */
+	__u8 family;	/* 4 */
+	__u8 protocol;
+	__u8 pad2;
+	__u32 ifindex;	  /* interface whose hook saw the packet */
+	__u32 suppressed; /* events that the rate limit withheld on this CPU since the last one */
+	__u64 timestamp;  /* nanoseconds, CLOCK_MONOTONIC */
+	__be32 source_address;
+	__be32 destination_address; /* the frontend's */
+	__be16 source_port;
+	__be16 destination_port;
+	__be32 new_source_address;
+	__be32 new_destination_address; /* the backend's */
+	__be16 new_source_port;
+	__be16 new_destination_port;
+	__u32 service; /* struct podwire_service4's id */
+	__u32 cpu;
+};
+ASSERT_SIZE(struct podwire_translate_event, 56);
+
 struct podwire_event_budget {
 	__u64 second; /* the second that `sent` counts */
 	__u32 sent;
@@ -62,5 +89,6 @@ struct {
 } podwire_event_budget SEC(".maps");
 
 EXPORT_TYPE(struct podwire_event, event);
+EXPORT_TYPE(struct podwire_translate_event, translate_event);
 EXPORT_TYPE(enum podwire_event_type, event_type);
 EXPORT_TYPE(enum podwire_program, program);

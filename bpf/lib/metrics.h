@@ -21,7 +21,8 @@ enum podwire_forward {
 	PODWIRE_FORWARD_MASQUERADED = 6,      /* to_netdev: source rewritten to the node's address */
 	PODWIRE_FORWARD_UNMASQUERADED = 7, /* from_netdev: destination rewritten back to the pod's address */
 	PODWIRE_FORWARD_ARP_REPLY = 8,	   /* gateway's ARP or neighbour discovery answered in place */
-	PODWIRE_FORWARD_MAX = 9,
+	PODWIRE_FORWARD_REJECTED = 9,	   /* answered with "port unreachable": a service without backends */
+	PODWIRE_FORWARD_MAX = 10,
 };
 
 struct podwire_metrics_key {

@@ -16,6 +16,7 @@
 #include "icmp.h"
 #include "nat_map.h"
 #include "parse.h"
+#include "rewrite.h"
 
 #define NAT_PROBES 32
 /* How often an outgoing flow looks whether its answers would still find their way. */
@@ -24,15 +25,6 @@
 #define NAT_CLOSING_NANOSECONDS (10LL * 1000000000LL)
 #define NAT_IDLE_NANOSECONDS	(300LL * 1000000000LL)
 #define NAT_TCP_NANOSECONDS	(86400LL * 1000000000LL)
-
-struct nat4_rewrite {
-	__be32 old_address;
-	__be32 new_address;
-	__be16 old_port;
-	__be16 new_port;
-	__u8 destination; /* 0: the source changes; 1: the destination */
-	__u8 pad[3];
-};
 
 static __always_inline bool nat_port_in_range(__be16 port)
 {
@@ -155,116 +147,6 @@ static __noinline int nat4_allocate(struct podwire_packet *packet, struct podwir
 	return refuse(packet, PODWIRE_DROP_NAT_NO_MAPPING);
 }
 
-/* Where a protocol keeps its checksum, from the start of its header; 0 = not rewritable. */
-static __always_inline __u32 l4_checksum_offset(__u8 protocol)
-{
-	switch (protocol) {
-	case IPPROTO_TCP:
-		return 16;
-	case IPPROTO_UDP:
-		return 6;
-	case IPPROTO_ICMP:
-		return 2;
-	default:
-		return 0;
-	}
-}
-
-/* Where the port or identifier to rewrite is. */
-static __always_inline __u32 l4_port_offset(__u8 protocol, bool destination)
-{
-	if (protocol == IPPROTO_ICMP)
-		return 4;
-	return destination ? 2 : 0;
-}
-
-/* Rewrite one address of the IP header at `l3`, and its checksum. Returns 0 or a refusal. */
-static __noinline int rewrite_address4(struct __sk_buff *skb, struct podwire_packet *packet, __u32 l3,
-				       const struct nat4_rewrite *rewrite)
-{
-	__u32 field =
-		l3 + (rewrite->destination ? offsetof(struct iphdr, daddr) : offsetof(struct iphdr, saddr));
-
-	if (bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), rewrite->old_address,
-				rewrite->new_address, 4))
-		return refuse(packet, PODWIRE_DROP_CSUM_L3);
-	if (bpf_skb_store_bytes(skb, field, &rewrite->new_address, 4, 0))
-		return refuse(packet, PODWIRE_DROP_WRITE_ERROR);
-	return 0;
-}
-
-/* Rewrite address and port of the packet itself. Returns 0 or a refusal. */
-static __noinline int rewrite4(struct __sk_buff *skb, struct podwire_packet *packet,
-			       const struct nat4_rewrite *rewrite)
-{
-	__u8 protocol = packet->tuple.protocol;
-	__u32 checksum = packet->l4_offset + l4_checksum_offset(protocol);
-	__u32 port = packet->l4_offset + l4_port_offset(protocol, rewrite->destination);
-	/* UDP: 0 means "no checksum" and stays so, and a sum that becomes 0 is written as 0xffff. */
-	__u64 flags = protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-
-	if (rewrite->destination) {
-		packet->tuple.destination_address = rewrite->new_address;
-		packet->tuple.destination_port = rewrite->new_port;
-	} else {
-		packet->tuple.source_address = rewrite->new_address;
-		packet->tuple.source_port = rewrite->new_port;
-	}
-	if (!(packet->flags & (PACKET_LATER_FRAGMENT | PACKET_ICMP_ERROR))) {
-		/* ICMP's checksum does not cover the addresses. */
-		if (protocol != IPPROTO_ICMP &&
-		    bpf_l4_csum_replace(skb, checksum, rewrite->old_address, rewrite->new_address,
-					flags | BPF_F_PSEUDO_HDR | 4))
-			return refuse(packet, PODWIRE_DROP_CSUM_L4);
-		if (rewrite->old_port != rewrite->new_port) {
-			if (bpf_l4_csum_replace(skb, checksum, rewrite->old_port, rewrite->new_port,
-						flags | 2))
-				return refuse(packet, PODWIRE_DROP_CSUM_L4);
-			if (bpf_skb_store_bytes(skb, port, &rewrite->new_port, 2, 0))
-				return refuse(packet, PODWIRE_DROP_WRITE_ERROR);
-		}
-	}
-	return rewrite_address4(skb, packet, ETH_HLEN, rewrite);
-}
-
-/* Rewrite address and port inside the packet that an ICMP error quotes, its checksums as far as they are
- * quoted, and the ICMP checksum, which covers all of it. Returns 0 or a refusal. */
-static __noinline int rewrite_quoted4(struct __sk_buff *skb, struct podwire_packet *packet,
-				      const struct podwire_quoted4 *quoted,
-				      const struct nat4_rewrite *rewrite)
-{
-	__u32 outer = packet->l4_offset + l4_checksum_offset(IPPROTO_ICMP);
-	__u8 protocol = quoted->tuple.protocol;
-	__u32 inner = quoted->l4_offset + l4_checksum_offset(protocol);
-	__u32 port = quoted->l4_offset + l4_port_offset(protocol, rewrite->destination);
-	__be16 before = 0, after = 0;
-	int ret;
-
-	/* The quoted IP header's checksum absorbs the new address: the ICMP checksum sees no difference. */
-	ret = rewrite_address4(skb, packet, quoted->l3_offset, rewrite);
-	if (ret)
-		return ret;
-	if (rewrite->old_port != rewrite->new_port) {
-		if (bpf_skb_store_bytes(skb, port, &rewrite->new_port, 2, 0))
-			return refuse(packet, PODWIRE_DROP_WRITE_ERROR);
-		if (bpf_l4_csum_replace(skb, outer, rewrite->old_port, rewrite->new_port, 2))
-			return refuse(packet, PODWIRE_DROP_CSUM_L4);
-	}
-	/* Routers may quote eight bytes only: TCP's checksum lies behind them. */
-	if (bpf_skb_load_bytes(skb, inner, &before, 2))
-		return 0;
-	if (protocol == IPPROTO_UDP && !before)
-		return 0;
-	/* Plain arithmetic at an offset is what the l3 helper does: the quoted packet is payload. */
-	if (protocol != IPPROTO_ICMP &&
-	    bpf_l3_csum_replace(skb, inner, rewrite->old_address, rewrite->new_address, 4))
-		return refuse(packet, PODWIRE_DROP_CSUM_L4);
-	if (bpf_l3_csum_replace(skb, inner, rewrite->old_port, rewrite->new_port, 2) ||
-	    bpf_skb_load_bytes(skb, inner, &after, 2) || bpf_l4_csum_replace(skb, outer, before, after, 2))
-		return refuse(packet, PODWIRE_DROP_CSUM_L4);
-	return 0;
-}
-
 /* Translate an ICMP error to `mapping`: the quoted packet's destination or source, and the error's own
  * address at the same end of the connection, which is the opposite field. Returns 0 or a refusal. */
 static __always_inline int rewrite_error4(struct __sk_buff *skb, struct podwire_packet *packet,
@@ -272,7 +154,7 @@ static __always_inline int rewrite_error4(struct __sk_buff *skb, struct podwire_
 					  const struct podwire_nat4 *mapping, bool destination)
 {
 	const struct podwire_tuple4 *sent = &quoted->tuple;
-	struct nat4_rewrite rewrite = {
+	struct rewrite4_step rewrite = {
 		.old_address = destination ? sent->destination_address : sent->source_address,
 		.new_address = mapping->address,
 		.old_port = destination ? sent->destination_port : sent->source_port,
@@ -338,7 +220,7 @@ static __noinline int masquerade4(struct __sk_buff *skb, struct podwire_packet *
 {
 	struct podwire_nat4 *mapping;
 	struct podwire_nat4 fresh;
-	struct nat4_rewrite rewrite = {
+	struct rewrite4_step rewrite = {
 		.old_address = packet->tuple.source_address,
 		.old_port = packet->tuple.source_port,
 	};
@@ -395,7 +277,7 @@ static __noinline int unmasquerade_error4(struct __sk_buff *skb, struct podwire_
 static __noinline int unmasquerade4(struct __sk_buff *skb, struct podwire_packet *packet)
 {
 	struct podwire_nat4 *mapping;
-	struct nat4_rewrite rewrite = {
+	struct rewrite4_step rewrite = {
 		.old_address = packet->tuple.destination_address,
 		.old_port = packet->tuple.destination_port,
 		.destination = 1,

@@ -13,24 +13,26 @@
 #define AF_INET 2
 
 /* No pod has business with these: "this network", loopback, multicast, reserved and broadcast, and the
- * gateway, which is an address on no interface. */
+ * addresses on no interface: the gateway, and what a pod that reaches itself by way of a service sees. */
 static __always_inline bool unroutable4(__be32 address)
 {
 	__u8 first = bpf_ntohl(address) >> 24;
 
-	return first == 0 || first == 127 || first >= 224 || address == cfg_gateway_ip4;
+	return first == 0 || first == 127 || first >= 224 || address == cfg_gateway_ip4 ||
+	       (cfg_services && address == HAIRPIN_ADDRESS);
 }
 
 /* Ask the host's FIB, so that both host-routing modes take the same way. What it cannot answer, or answers
  * with an error that the sender should hear of, is left to the stack. Returns 0 or a refusal. */
-static __noinline int fib4(struct __sk_buff *skb, struct podwire_packet *packet, struct podwire_ct4 *decision)
+static __noinline int fib4(struct __sk_buff *skb, struct podwire_packet *packet, __be32 address,
+			   struct podwire_ct4 *decision)
 {
 	struct bpf_fib_lookup fib = {
 		.family = AF_INET,
 		.l4_protocol = packet->tuple.protocol,
 		.ifindex = skb->ifindex,
 		.ipv4_src = packet->tuple.source_address,
-		.ipv4_dst = packet->tuple.destination_address,
+		.ipv4_dst = address,
 	};
 	long answer = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 
@@ -51,8 +53,9 @@ static __noinline int fib4(struct __sk_buff *skb, struct podwire_packet *packet,
 	}
 }
 
-/* Set delivery and flags of `decision` for a packet from a pod to `destination`. Returns 0 or a refusal. */
-static __always_inline int route4(struct __sk_buff *skb, struct podwire_packet *packet,
+/* Set delivery and flags of `decision` for a packet that goes to `address`, which is `destination`: the
+ * packet's own, or that of the backend it is for. Returns 0 or a refusal. */
+static __always_inline int route4(struct __sk_buff *skb, struct podwire_packet *packet, __be32 address,
 				  const struct podwire_local4 *destination, struct podwire_ct4 *decision)
 {
 	const struct podwire_ipcache4 *known;
@@ -62,16 +65,16 @@ static __always_inline int route4(struct __sk_buff *skb, struct podwire_packet *
 	if (destination->found) {
 		if (destination->flags & PODWIRE_ENDPOINT_HOST) {
 			decision->flags |= PODWIRE_CT_VIA_STACK;
-		} else if (ebpf_host_routing()) {
+		} else if (ebpf_host_routing() || ct4_hairpin(&packet->tuple, decision)) {
 			decision->delivery = PODWIRE_DELIVERY_PEER;
 			decision->output_ifindex = destination->ifindex;
 			__builtin_memcpy(decision->mac, destination->mac, ETH_ALEN);
 		}
 		return 0;
 	}
-	if (unroutable4(packet->tuple.destination_address))
+	if (unroutable4(address))
 		return refuse(packet, PODWIRE_DROP_UNKNOWN_L3_TARGET);
-	known = ipcache4_lookup(packet->tuple.destination_address);
+	known = ipcache4_lookup(address);
 	flags = known ? known->flags : 0;
 	if (known)
 		decision->identity = known->identity;
@@ -83,7 +86,7 @@ static __always_inline int route4(struct __sk_buff *skb, struct podwire_packet *
 		return refuse(packet, PODWIRE_DROP_STALE_OR_UNROUTABLE);
 	if (cfg_masquerade && !(flags & (PODWIRE_IPCACHE_CLUSTER | PODWIRE_IPCACHE_NODE)))
 		decision->flags |= PODWIRE_CT_MASQUERADE;
-	return ebpf_host_routing() ? fib4(skb, packet, decision) : 0;
+	return ebpf_host_routing() ? fib4(skb, packet, address, decision) : 0;
 }
 
 /* Does a pod's packet to this address leave with the node's address? For packets whose decision was not made

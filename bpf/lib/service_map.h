@@ -101,8 +101,8 @@ struct {
 	__type(value, struct podwire_affinity4);
 } podwire_affinity4 SEC(".maps");
 
-/* Members of services with affinity, and of services for UDP: a remembered backend that is not here (any more) is
- * not followed. */
+/* Members of services with affinity, and of services for UDP: a remembered backend that is not here (any
+ * more) is not followed. */
 struct podwire_affinity_backend4_key {
 	__u32 service;
 	__be32 address;

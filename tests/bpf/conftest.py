@@ -10,6 +10,7 @@ import pytest
 
 from tests.bpf.node import EBPF, LEGACY, Node, make_devices, private_netns
 from tests.bpf.objects import compile_objects
+from tests.bpf.services import Services
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,4 +50,20 @@ def legacy(devices: None, objects: Path) -> Iterator[Node]:
 def either(request: pytest.FixtureRequest, devices: None, objects: Path) -> Iterator[Node]:
     """For behaviour that both host-routing modes share."""
     with Node(objects, cfg_host_routing=request.param) as fresh:
+        yield fresh
+
+
+@pytest.fixture(params=[EBPF, LEGACY], ids=["ebpf", "legacy"])
+def proxy(request: pytest.FixtureRequest, devices: None, objects: Path) -> Iterator[Node]:
+    """A fresh node that translates services, in either host-routing mode."""
+    with Node(objects, cfg_host_routing=request.param, cfg_services=1) as fresh:
+        fresh.services = Services(fresh.maps)
+        yield fresh
+
+
+@pytest.fixture
+def ebpf_proxy(devices: None, objects: Path) -> Iterator[Node]:
+    """A fresh node that translates services, in eBPF host routing."""
+    with Node(objects, cfg_services=1) as fresh:
+        fresh.services = Services(fresh.maps)
         yield fresh

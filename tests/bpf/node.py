@@ -28,6 +28,9 @@ VIA_STACK, MASQUERADED, EBPF_ROUTING, ORIGINAL = 1, 2, 4, 8
 STACK, PEER, NEIGH = 0, 1, 2
 DIRECTIONS = {"from_pod": 2, "to_pod": 1, "from_netdev": 1, "to_netdev": 2}
 
+EVENTS = {1: "podwire_event", 7: "podwire_translate_event"}
+"""Records by their second byte, the type."""
+
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -66,13 +69,14 @@ PODS = (POD_A, POD_B)
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one packet: verdict, bytes, counters that moved, drop events."""
+    """What became of one packet: verdict, bytes, counters that moved, events of drops and translations."""
 
     verdict: int
     packet: Packet
     forwards: dict[str, int]
     drops: dict[tuple[int, int], int]
     events: list[dict[str, Any]] = field(default_factory=list)
+    translations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def reason(self) -> int | None:
@@ -298,7 +302,8 @@ class Node:
             Ether(run.data),
             moved(forwards, self._forwards()),
             moved(drops, self._drops()),
-            events,
+            [event for event in events if event["type"] == 1],
+            [event for event in events if event["type"] == 7],
         )
 
     def _seen_before(self, name: str, seen: int) -> Program:
@@ -341,9 +346,11 @@ class Node:
 
     def _drain(self) -> list[dict[str, Any]]:
         self._ring.consume()
-        found = self.btf.find("podwire_event", Kind.STRUCT)
-        assert found is not None
-        decoded = [codec_for(self.btf, found.id).decode(event) for event in self._events]
+        decoded = []
+        for event in self._events:
+            found = self.btf.find(EVENTS[event[1]], Kind.STRUCT)
+            assert found is not None
+            decoded.append(codec_for(self.btf, found.id).decode(event))
         self._events.clear()
         return decoded
 
