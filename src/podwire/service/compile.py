@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -277,8 +278,10 @@ def _address_problems(service: Service, context: NodeContext) -> list[Problem]:
     return problems
 
 
-def _networks(cidrs: Iterable[str]) -> Iterator[IPv4Network]:
-    return (IPv4Network(cidr) for cidr in cidrs)
+@functools.lru_cache(maxsize=8)
+def _networks(cidrs: tuple[str, ...]) -> tuple[IPv4Network, ...]:
+    """The same few for every service."""
+    return tuple(map(IPv4Network, cidrs))
 
 
 def _slice_problems(service: Service, slices: tuple[Slice, ...]) -> list[Problem]:

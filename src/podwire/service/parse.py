@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,6 +31,7 @@ SERVICE_NAME = "kubernetes.io/service-name"
 HOSTNAME = "kubernetes.io/hostname"
 LONGEST_AFFINITY = 86400
 _LAST_PORT = 65535
+_LINK_LOCAL = bytes((169, 254))
 _STATES = tuple(State(bits) for bits in range(8))
 Object = Mapping[str, Any]
 
@@ -334,11 +336,12 @@ def _port(value: Any) -> int | None:
 def _is_usable(address: str) -> bool:
     """Is it an IPv4 address that one host can have and others can reach?"""
     try:
-        value = int(ipaddress.IPv4Address(address))
-    except ValueError:
+        # Several times as fast as ipaddress, and there may be a hundred thousand endpoints.
+        packed = socket.inet_pton(socket.AF_INET, address)
+    except (OSError, ValueError):
         return False
-    first = value >> 24
-    return first not in (0, 127) and first < 224 and value >> 16 != 0xA9FE
+    first = packed[0]
+    return first not in (0, 127) and first < 224 and packed[:2] != _LINK_LOCAL
 
 
 def _is_ipv6(address: str) -> bool:
