@@ -225,7 +225,8 @@ def parse_host_routing(body: Any) -> tuple[str, bool]:
 def endpoint_json(endpoint: Endpoint) -> dict[str, Any]:
     """An endpoint as the REST API shows it."""
     value = {name: item for name, item in asdict(endpoint).items() if name != "netns_id"}
-    return {**value, "health": endpoint.health}
+    mappings = [mapping._asdict() for mapping in endpoint.port_mappings]
+    return {**value, "port_mappings": mappings, "health": endpoint.health}
 
 
 def _integer(request: web.Request, name: str, default: int) -> int:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from podwire.agent.host_ports import port_mappings
+from podwire.agent.model import PortMapping
+
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST = VERSIONS[-1]
 GATEWAY = "169.254.1.1"
@@ -71,6 +74,8 @@ class Request:
     prev_result: Mapping[str, Any] | None = None
     valid_attachments: frozenset[tuple[str, str]] | None = None
     """GC only: (container id, interface) that must stay; None when the runtime did not say."""
+    port_mappings: tuple[PortMapping, ...] = ()
+    """Host ports, where the configuration has the capability ``portMappings``."""
 
 
 def version_of(body: Any) -> str:
@@ -111,6 +116,7 @@ def parse_request(command: str, body: Any) -> Request:
         netns=_netns(env, required=command != "del"),
         args=_args(env.get("CNI_ARGS", "")),
         prev_result=_prev_result(command, config),
+        port_mappings=_port_mappings(config) if command == "add" else (),
     )
 
 
@@ -195,6 +201,13 @@ def _netns(env: Mapping[str, str], *, required: bool) -> str:
 def _args(text: str) -> dict[str, str]:
     pairs = (part.partition("=") for part in text.split(";") if part)
     return {name: value for name, separator, value in pairs if separator}
+
+
+def _port_mappings(config: Mapping[str, Any]) -> tuple[PortMapping, ...]:
+    try:
+        return port_mappings(config)
+    except ValueError as error:
+        raise CniError(Code.INVALID_CONFIG, str(error)) from error
 
 
 def _prev_result(command: str, config: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -73,6 +73,8 @@ class AgentConfig:
     run_dir: Path = Path("/run/podwire")
     bpffs: Path = Path("/sys/fs/bpf/podwire")
     """Directory of podwire's pins."""
+    cgroup_root: Path | None = None
+    """Control group (version 2) whose processes reach services by the socket; default: the whole node."""
     log_level: str = "info"
 
     @property
@@ -235,6 +237,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "state_dir": _path,
     "run_dir": _path,
     "bpffs": _path,
+    "cgroup_root": _optional(_path),
     "log_level": _one_of("debug", "info", "warning", "error"),
 }
 

@@ -82,7 +82,7 @@ class Agent:
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
         self.started = time.time()
-        self.datapath = Datapath(config.bpffs, config.run_dir, config.state_dir)
+        self.datapath = Datapath(config.bpffs, config.run_dir, config.state_dir, cgroup=config.cgroup_root)
         self.store = StateStore(config.state_dir)
         self.drops = DropLog(self.datapath, config.drop_history)
         self.prober = Prober()
@@ -92,7 +92,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._connection = Connection(partial(KubeClient, config.kubeconfig))
         self._source = self._make_source()
-        self.services = Services(config, self.datapath, self._connection)
+        self.services = Services(config, self.datapath, self._connection, self.run)
         self._dirty = asyncio.Event()
         self._host_changed = False
         self._watch: HostWatch | None = None
@@ -130,7 +130,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.run(self.services.stop)
+        await self.services.stop()
         self.drops.close()
         self.prober.close()
         if self._watch is not None:
@@ -208,7 +208,7 @@ class Agent:
         kernel = Kernel(
             self.datapath, self.config.mtu or settings["mtu"], grace if self.config.expedited_attach else None
         )
-        endpoints = Endpoints(self.store, kernel, cluster.state_of)
+        endpoints = Endpoints(self.store, kernel, cluster.state_of, self.services.take_endpoints)
         await self.run(cluster.refresh_host)
         if not cluster.node_ip_is_ours():
             raise HostError(_foreign_node_ip(cluster))
@@ -345,6 +345,7 @@ class Agent:
         except (DatapathError, BpfError) as error:
             problems, detail = [str(error)], ""
         checks.append(Check("datapath", not problems, "; ".join(problems) or detail))
+        checks += self.services.checks()
         if self.config.health:
             checks += self.prober.checks or [Check("pod", False, "not probed yet")]
         return all(check.ok for check in checks), checks

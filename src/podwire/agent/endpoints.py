@@ -27,6 +27,7 @@ from podwire.agent.model import (
     HEALTH_CONTAINER_ID,
     ClusterState,
     Endpoint,
+    PortMapping,
     endpoint_key,
     host_ifname,
     pod_mac,
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 StateOf = Callable[[tuple[Endpoint, ...]], ClusterState]
 """Completes a set of endpoints to the state of the whole node."""
+OnChange = Callable[[tuple[Endpoint, ...]], None]
+"""Told of the endpoints that serve now, whenever these may have changed. Must not block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class _Attachment:
     ifname: str
     netns: str
     args: dict[str, str]
+    port_mappings: tuple[PortMapping, ...] = ()
 
     @property
     def key(self) -> str:
@@ -63,8 +67,15 @@ class _Attachment:
 class Endpoints:
     """Every endpoint of this node, and the addresses and slots they hold."""
 
-    def __init__(self, store: StateStore, kernel: Kernel, state_of: StateOf) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        kernel: Kernel,
+        state_of: StateOf,
+        on_change: OnChange = lambda endpoints: None,
+    ) -> None:
         self._store = store
+        self._on_change = on_change
         self._kernel = kernel
         self._state_of = state_of
         self._endpoints: dict[str, Endpoint] = {}
@@ -121,6 +132,7 @@ class Endpoints:
             report = self._kernel.apply(want, full=full, nodes_known=bool(state.nodes))
             self._last = want
             self._failures = report.failures
+            self._on_change(staying)
             return report
 
     def distrust_routes(self) -> None:
@@ -138,7 +150,9 @@ class Endpoints:
         """Give a container its interface; asking again for the same one gives the same answer.
 
         Raises CniError; nothing is left behind then."""
-        attachment = _Attachment(request.container_id, request.ifname, request.netns, dict(request.args))
+        attachment = _Attachment(
+            request.container_id, request.ifname, request.netns, dict(request.args), request.port_mappings
+        )
         with self._keys.hold(attachment.key), _translated(), self._opened(request.netns) as fd:
             endpoint = self._reusable(attachment.key, netns.netns_id(fd))
             if endpoint is None:
@@ -328,6 +342,7 @@ class Endpoints:
                 pod_name=attachment.args.get("K8S_POD_NAME", ""),
                 pod_uid=attachment.args.get("K8S_POD_UID", ""),
                 created=time.time(),
+                port_mappings=attachment.port_mappings,
             )
             self._store.save_endpoint(endpoint)
             undo.callback(self._quietly, self._store.delete_endpoint, endpoint.key)

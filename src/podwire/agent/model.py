@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from podwire.net.values import NetnsId
 
@@ -12,6 +13,17 @@ HEALTH_CONTAINER_ID = "podwire-health"
 HEALTH_ANNOTATION = "podwire.io/health-address"
 HOST_PREFIX = "lxc"
 """Name prefix of the host side of every pod's veth pair."""
+
+
+class PortMapping(NamedTuple):
+    """A port of this node that leads to a pod."""
+
+    host_address: str
+    """Empty for every address of the node."""
+    host_port: int
+    container_port: int
+    protocol: str
+    """TCP, UDP or SCTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,7 @@ class Endpoint:
     pod_uid: str = ""
     created: float = 0.0
     """Seconds since the epoch."""
+    port_mappings: tuple[PortMapping, ...] = ()
 
     @property
     def key(self) -> str:

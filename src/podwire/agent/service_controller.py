@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from podwire.agent.service_flows import Stale, stale_flows
 from podwire.agent.service_maps import Failure, Outcome, ServiceMaps
 from podwire.bpf import BpfError
 from podwire.datapath import DatapathError
 from podwire.kube.reflector import Change
 from podwire.service.changes import Changes
-from podwire.service.model import Backend, HealthCheck, HostPort, Name, NodeContext, Problem, Service, Slice
+from podwire.service.model import HealthCheck, HostPort, Name, NodeContext, Problem, Service, Slice
 from podwire.service.registry import Limits, Registry
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ Job = Callable[[Registry], None]
 class Hooks(NamedTuple):
     """Who is told what, in the controller's thread."""
 
-    released_udp: Callable[[set[tuple[int, Backend]]], None]
-    """(service number, backend): flows of UDP that must be forgotten."""
+    stale_flows: Callable[[Stale], None]
+    """Flows of UDP that must start anew."""
     health_checks: Callable[[dict[int, HealthCheck]], None]
     """Every health-check node port that should be open."""
     problems: Callable[[Sequence[Problem]], None]
@@ -280,8 +281,9 @@ class ServiceController:
         self.counts.entries_written += outcome.written
         self.counts.entries_removed += outcome.removed
         before, self._state.failures = self._state.failures, tuple(dict.fromkeys(failures))
-        if changes.released_udp:
-            self._hooks.released_udp(changes.released_udp)
+        stale = stale_flows(changes.released_udp, changes.frontends)
+        if stale:
+            self._hooks.stale_flows(stale)
         if changes.health_checks or changes.removed_health_checks:
             with self.guard:
                 self._hooks.health_checks(dict(self.registry.health_checks()))

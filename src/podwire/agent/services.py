@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable
-from typing import Any
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from podwire.agent.cluster import Cluster
 from podwire.agent.config import AgentConfig
+from podwire.agent.flow_reset import FlowReset
+from podwire.agent.health import Check
+from podwire.agent.host_ports import by_pod
 from podwire.agent.model import Endpoint
 from podwire.agent.service_controller import Hooks, ServiceController
+from podwire.agent.service_flows import CONNECTIONS, Stale, forget
+from podwire.agent.service_health import HealthPorts
 from podwire.agent.service_maglev import KernelMaglev
 from podwire.agent.service_maps import ServiceMaps
 from podwire.agent.service_source import FileServices, KubernetesServices, ServiceSource
 from podwire.agent.service_tables import BACKENDS, SERVICES
 from podwire.datapath import Datapath, ServiceSettings
+from podwire.kube.events import Event, Reporter, Subject
 from podwire.kube.reflector import Connection
-from podwire.service.model import HostPort, Name
+from podwire.service.model import HostPort, Name, Problem
 from podwire.service.registry import Limits
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+RunInThread = Callable[..., Awaitable[Any]]
 APPLY = "load it again with the role podwire.ebpf.datapath, or `podwire datapath apply`"
 
 
@@ -29,13 +39,21 @@ class Services:
     """Everything about services on this node. Create it in the event loop, ``begin`` once the maps are
     there."""
 
-    def __init__(self, config: AgentConfig, datapath: Datapath, connection: Connection) -> None:
+    def __init__(
+        self, config: AgentConfig, datapath: Datapath, connection: Connection, run: RunInThread
+    ) -> None:
+        """``run`` does kernel work in a worker thread."""
         self._config = config
+        self._run = run
         self._datapath = datapath
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._settings = ServiceSettings()
-        self._host_ports: dict[Name, tuple[HostPort, ...]] = {}
+        self._host_ports: dict[Name, tuple[str, tuple[HostPort, ...]]] = {}
+        self._host_ports_guard = threading.Lock()
+        self._flows = FlowReset(self._forget)
+        self.health_ports = HealthPorts()
+        self._reporter: Reporter | None = None
         self._source: ServiceSource | None = None
         self.controller: ServiceController | None = None
 
@@ -49,30 +67,40 @@ class Services:
         if not self._config.kube_proxy_replacement or self.controller is not None:
             return
         maps = ServiceMaps(self._datapath.map, KernelMaglev(self._datapath, settings.maglev_size))
-        limits = Limits(
-            frontends=self._datapath.map(SERVICES).info.max_entries,
-            # Lists that are being replaced need room beside the new ones.
-            backends=self._datapath.map(BACKENDS).info.max_entries * 3 // 4,
+        hooks = Hooks(
+            self._in_loop(self._flows.add), self._in_loop(self.health_ports.set_checks), self._report
         )
-        hooks = Hooks(lambda released: None, lambda checks: None, lambda problems: None)
-        controller = ServiceController(maps, cluster.service_context(settings), limits, hooks)
+        controller = ServiceController(maps, cluster.service_context(settings), self._limits(), hooks)
+        self._set_host_ports(controller, by_pod(endpoints))
         self.controller = controller
-        self.refresh_host_ports(endpoints)
+        self.refresh(cluster)
         controller.start()
         self._source = self._make_source(controller)
         self._source.start()
 
+    def _limits(self) -> Limits:
+        """What the maps hold. Lists that are being replaced need room beside the new ones."""
+        return Limits(
+            frontends=self._datapath.map(SERVICES).info.max_entries,
+            backends=self._datapath.map(BACKENDS).info.max_entries * 3 // 4,
+        )
+
     def _make_source(self, controller: ServiceController) -> ServiceSource:
         if self._config.node_source == "file":
             return FileServices(self._config.service_file, controller)
+        self._reporter = Reporter(self._connection, self._config.node_name)
         return KubernetesServices(self._connection, controller)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End the work. What is in the kernel goes on serving."""
         if self._source is not None:
             self._source.stop()
+        if self._reporter is not None:
+            self._reporter.stop()
         if self.controller is not None:
-            self.controller.stop()
+            await self._run(self.controller.stop)
+        await self._flows.close()
+        await self.health_ports.close()
 
     # -- input -------------------------------------------------------------------------------------
 
@@ -80,9 +108,49 @@ class Services:
         """Take what is known of the nodes now."""
         if self.controller is not None:
             self.controller.set_context(cluster.service_context(self._settings))
+            self._in_loop(self.health_ports.set_addresses)(cluster.addresses())
 
-    def refresh_host_ports(self, endpoints: Iterable[Endpoint]) -> None:
-        """Take the host ports of the pods that are here now."""
+    def take_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
+        """Take the pods that are here now: some may have host ports."""
+        if self.controller is not None:
+            self._set_host_ports(self.controller, by_pod(endpoints))
+
+    def _set_host_ports(
+        self, controller: ServiceController, wanted: dict[Name, tuple[str, tuple[HostPort, ...]]]
+    ) -> None:
+        with self._host_ports_guard:
+            before, self._host_ports = self._host_ports, wanted
+            for pod in before.keys() - wanted.keys():
+                controller.set_host_ports(pod, ())
+            for pod, (created, ports) in wanted.items():
+                if before.get(pod) != (created, ports):
+                    controller.set_host_ports(pod, ports, created)
+
+    # -- what the controller tells, in its thread --------------------------------------------------
+
+    def _in_loop(self, function: Callable[[T], None]) -> Callable[[T], None]:
+        """Have the event loop call ``function``, from any thread."""
+
+        def call(argument: T) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(function, argument)
+
+        return call
+
+    def _report(self, problems: Sequence[Problem]) -> None:
+        if self._reporter is None or self.controller is None:
+            return
+        for problem in problems:
+            if not problem.namespace:
+                continue  # a container that is no pod of the API
+            service = self.controller.registry.service(Name(problem.namespace, problem.name))
+            uid = service.uid if service is not None and problem.kind == "Service" else ""
+            subject = Subject(problem.kind, problem.namespace, problem.name, uid)
+            self._reporter.report(Event(subject, problem.reason, problem.message))
+
+    async def _forget(self, stale: Stale) -> int:
+        count: int = await self._run(forget, self._datapath.map(CONNECTIONS), stale)
+        return count
 
     # -- questions ---------------------------------------------------------------------------------
 
@@ -100,7 +168,18 @@ class Services:
             )
         if self.controller is not None and self.controller.trouble():
             problems.append(f"services cannot be written: {self.controller.trouble()}")
-        return problems
+        return problems + self.health_ports.problems()
+
+    def checks(self) -> list[Check]:
+        """The gate's questions about services; none where kube-proxy does the work."""
+        if not self._config.kube_proxy_replacement:
+            return []
+        problems = self.problems()
+        if self.controller is None or self._source is None or not self.controller.synced:
+            source = self._source.detail if self._source is not None else "the agent is not ready"
+            problems.append(f"services are not known completely yet ({source})")
+        detail = f"{len(self.controller.registry.frontends())} frontends" if self.controller else ""
+        return [Check("services", not problems, "; ".join(problems) or detail)]
 
     def status(self) -> dict[str, Any]:
         """The part ``services`` of the agent's status."""
@@ -117,4 +196,8 @@ class Services:
                 "frontends": len(registry.frontends()),
                 "backends": sum(len(item.backends) for item in registry.lists().values()),
                 "problems": len(controller.problems()),
+                "changes": controller.counts.changes,
+                "comparisons": controller.counts.comparisons,
+                "first_sync_seconds": controller.counts.first_sync_seconds,
+                "last_change_seconds": controller.counts.last_change_seconds,
             }

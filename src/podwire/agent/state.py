@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from podwire.agent.model import Endpoint, NodeInfo
+from podwire.agent.model import Endpoint, NodeInfo, PortMapping
 from podwire.net.values import NetnsId
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class StateStore:
         self._nodes = directory / "nodes.json"
 
     def save_endpoint(self, endpoint: Endpoint) -> None:
-        write_json(self._endpoint_path(endpoint.key), {"format": FORMAT, **asdict(endpoint)})
+        write_json(self._endpoint_path(endpoint.key), {"format": FORMAT, **endpoint_json(endpoint)})
 
     def delete_endpoint(self, key: str) -> None:
         """Forget an endpoint; one that is not there is fine."""
@@ -111,6 +111,15 @@ class StateStore:
         return self._endpoints / f"{key}.json"
 
 
+def endpoint_json(endpoint: Endpoint) -> dict[str, Any]:
+    """Undone by ``endpoint_from_json``. Host ports are only named where there are some, so that an agent
+    of an earlier version reads the other records."""
+    value = asdict(endpoint)
+    if not endpoint.port_mappings:
+        del value["port_mappings"]
+    return value
+
+
 def endpoint_from_json(value: Any) -> Endpoint:
     """Raises ValueError when the record lacks a field or has one of the wrong type."""
     if not isinstance(value, dict) or value.get("format") != FORMAT:
@@ -118,6 +127,7 @@ def endpoint_from_json(value: Any) -> Endpoint:
     fields = {name: item for name, item in value.items() if name != "format"}
     try:
         fields["netns_id"] = NetnsId(**fields["netns_id"])
+        fields["port_mappings"] = tuple(PortMapping(*item) for item in fields.get("port_mappings", ()))
         endpoint = Endpoint(**fields)
     except (KeyError, TypeError) as error:
         raise ValueError(f"incomplete endpoint record: {error}") from error

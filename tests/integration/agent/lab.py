@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from podwire.datapath import Datapath, DatapathConfig, ServiceSettings
+from podwire.datapath import Datapath, DatapathConfig, ServiceSettings, cgroup
 from podwire.net import netns
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -145,7 +145,20 @@ class Node:
             path.mkdir(parents=True)
         run("mount", "-t", "bpf", "bpf", str(self.bpffs))
         run("ip", "netns", "add", self.netns)
-        self.datapath = Datapath(self.bpffs / "podwire", self.run_dir, self.state)
+        self.cgroup = self._make_cgroup() if settings.get("kube_proxy_replacement") else None
+        self.datapath = Datapath(self.bpffs / "podwire", self.run_dir, self.state, cgroup=self.cgroup)
+
+    def _make_cgroup(self) -> Path:
+        """A control group for this node's processes: the machine's others must not notice its services."""
+        path = cgroup.root() / self.netns
+        path.mkdir()
+        return path
+
+    def inside(self, *command: str) -> tuple[str, ...]:
+        """The command, started in this node's control group."""
+        if self.cgroup is None:
+            return command
+        return ("sh", "-c", f'echo $$ > {self.cgroup}/cgroup.procs && exec "$@"', "sh", *command)
 
     def configure(self) -> None:
         self.exec("ip", "link", "set", "lo", "up")
@@ -162,6 +175,7 @@ class Node:
             "state_dir": str(self.state),
             "run_dir": str(self.run_dir),
             "bpffs": str(self.bpffs / "podwire"),
+            "cgroup_root": str(self.cgroup) if self.cgroup else None,
             "health_netns": f"{self.netns}h",
             "health_interval": 1.0,
             "resync_interval": 2.0,
@@ -172,7 +186,7 @@ class Node:
 
     def exec(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         # Not `ip netns exec`: that mounts another /sys, and the programs' pins would be out of sight.
-        return run("nsenter", f"--net=/run/netns/{self.netns}", *command, check=check)
+        return run(*self.inside("nsenter", f"--net=/run/netns/{self.netns}", *command), check=check)
 
     def load(self, mode: str = "ebpf") -> None:
         """Load the datapath, as the role does before it starts the agent."""
@@ -312,6 +326,8 @@ class Node:
         run("ip", "netns", "del", f"{self.netns}h", check=False)
         run("ip", "netns", "del", self.netns, check=False)
         run("umount", str(self.bpffs))
+        if self.cgroup:
+            self.cgroup.rmdir()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -326,11 +342,11 @@ class Pod:
         self.result: dict[str, Any] = {}
 
     def exec(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return run("ip", "netns", "exec", self.netns, *command, check=check)
+        return run(*self.node.inside("ip", "netns", "exec", self.netns, *command), check=check)
 
     def popen(self, *command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["ip", "netns", "exec", self.netns, *command],
+            self.node.inside("ip", "netns", "exec", self.netns, *command),
             text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 

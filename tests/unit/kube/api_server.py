@@ -28,6 +28,8 @@ class Api:
         self.page = 1
         self.version = "10"
         self.failing = False
+        self.failing_writes = 0
+        """Status that writes are refused with; 0: they are taken."""
         self.gone = False
         self.break_list_at: str | None = None
         """The continue token that is answered with 410, once."""
@@ -69,6 +71,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _write(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.api.failing_writes:
+            self._answer(self.api.failing_writes, {"kind": "Status", "message": "refused"})
+            return
         self.api.writes.append((self.command, self.path, body, self.headers["Content-Type"]))
         self._answer(200, {})
 

@@ -1,0 +1,235 @@
+"""Services with the real agent, kernel, clients and servers; the objects come from a file."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from . import conversation
+from .lab import Network, Node, Pod, eventually
+from .objects import endpoint, port, service, slice_of
+
+VIP = "10.202.0.10"
+SCRIPT = str(conversation.__file__)
+
+
+class Cluster:
+    """Nodes, pods that serve, and what the API says of them."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.nodes: list[Node] = []
+        self._stack = contextlib.ExitStack()
+
+    def add_node(self, **settings: Any) -> Node:
+        node = self.network.add_node(kube_proxy_replacement=True, **settings)
+        self.nodes.append(node)
+        return node
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.load()
+            self.network.write_services()
+            node.start()
+        for node in self.nodes:
+            eventually(lambda node=node: node.get("/v1/status")["services"]["synced"])
+
+    def serve(self, pod: Pod, number: int, protocol: str = "tcp") -> subprocess.Popen[str]:
+        """A server in a pod; it answers with the pod's name."""
+        process = pod.popen(sys.executable, SCRIPT, "serve", pod.name, protocol, str(number))
+        self._stack.callback(end, process)
+        assert process.stdout
+        assert process.stdout.readline().strip() == "ready"
+        return process
+
+    def keep(self, client: Pod, protocol: str, address: str, number: int) -> Talk:
+        """A client that goes on asking over one connection."""
+        process = client.popen(sys.executable, SCRIPT, "keep", protocol, address, str(number))
+        self._stack.callback(end, process)
+        return Talk(process)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+class Talk:
+    """What a client that goes on asking was answered so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.answers: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        with contextlib.suppress(ValueError):
+            for line in self.process.stdout:
+                self.answers.append(line.strip())
+
+    def names(self, since: int = 0) -> set[str]:
+        return {answer.partition(" ")[0] for answer in self.answers[since:]}
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdout:
+        process.stdout.close()
+
+
+def ask(client: Pod | Node, address: str, number: int, protocol: str = "tcp", count: int = 1) -> list[str]:
+    """Answers as (name client-address), or the names of errors."""
+    done = client.exec(sys.executable, SCRIPT, "ask", protocol, address, str(number), str(count))
+    return done.stdout.split("\n")[:-1]
+
+
+@pytest.fixture
+def cluster(network: Network) -> Iterator[Cluster]:
+    cluster = Cluster(network)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def pair(cluster: Cluster) -> tuple[Node, Node]:
+    """Two nodes in force."""
+    nodes = (cluster.add_node(), cluster.add_node())
+    cluster.start()
+    return nodes
+
+
+@pytest.fixture
+def backends(cluster: Cluster, pair: tuple[Node, Node]) -> tuple[Pod, Pod]:
+    """A serving pod on each node, behind the service ``web`` (TCP and UDP 80 to 8080)."""
+    pods = (pair[0].add("b1"), pair[1].add("b2"))
+    for pod in pods:
+        cluster.serve(pod, 8080, "tcp")
+        cluster.serve(pod, 8080, "udp")
+    return pods
+
+
+PORTS = (port(80, 8080, name="t"), port(80, 8080, name="u", protocol="UDP"))
+
+
+def web(*ends: dict[str, Any], **spec: Any) -> list[dict[str, Any]]:
+    """The service ``web`` and its slice."""
+    named = ({"port": 8080, "name": "t"}, {"port": 8080, "name": "u", "protocol": "UDP"})
+    return [service("web", VIP, *PORTS, **spec), slice_of("web", ends, *named)]
+
+
+def publish(network: Network, *objects: dict[str, Any]) -> None:
+    """Have all agents put these objects in force."""
+    before = [node.get("/v1/status")["services"]["changes"] for node in network.nodes]
+    network.write_services(*objects)
+    for node, count in zip(network.nodes, before, strict=True):
+        eventually(lambda node=node, count=count: node.get("/v1/status")["services"]["changes"] > count)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_cluster_ip_reaches_backends_on_both_nodes_with_the_clients_address(
+    network: Network, pair: tuple[Node, Node], backends: tuple[Pod, Pod], protocol: str
+) -> None:
+    publish(network, *web(endpoint(backends[0].address, "node1"), endpoint(backends[1].address, "node2")))
+    client = pair[0].add("c")
+    answers = ask(client, VIP, 80, protocol, 40)
+    assert set(answers) == {f"b1 {client.address}", f"b2 {client.address}"}
+
+
+def test_the_node_itself_reaches_services(
+    network: Network, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    publish(network, *web(endpoint(backends[0].address, "node1"), endpoint(backends[1].address, "node2")))
+    assert {answer.split()[0] for answer in ask(pair[0], VIP, 80, "tcp", 40)} == {"b1", "b2"}
+
+
+def test_a_pod_reaches_itself_by_its_service(
+    network: Network, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    publish(network, *web(endpoint(backends[0].address, "node1")))
+    assert {answer.split()[0] for answer in ask(backends[0], VIP, 80, "tcp", 3)} == {"b1"}
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_without_backends_the_client_is_refused_at_once(
+    network: Network, pair: tuple[Node, Node], backends: tuple[Pod, Pod], protocol: str
+) -> None:
+    publish(network, *web(endpoint(backends[0].address, "node1", ready=False)))
+    client = pair[0].add("c")
+    started = time.monotonic()
+    assert ask(client, VIP, 80, protocol) == ["ConnectionRefusedError"]
+    assert time.monotonic() - started < 2
+
+
+def test_an_endpoint_that_leaves_gets_no_new_connections_but_keeps_the_old_ones(
+    network: Network, cluster: Cluster, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    publish(network, *web(endpoint(backends[0].address, "node1")))
+    client = pair[0].add("c")
+    talk = cluster.keep(client, "tcp", VIP, 80)
+    eventually(lambda: talk.answers)
+    publish(network, *web(endpoint(backends[1].address, "node2")))
+    assert {answer.split()[0] for answer in ask(client, VIP, 80, "tcp", 5)} == {"b2"}
+    seen = len(talk.answers)
+    eventually(lambda: len(talk.answers) > seen + 3)
+    assert talk.names() == {"b1"}
+
+
+def test_internal_traffic_policy_local_keeps_to_the_node(
+    network: Network, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    ends = [endpoint(backends[0].address, "node1"), endpoint(backends[1].address, "node2")]
+    publish(network, *web(*ends, internalTrafficPolicy="Local"))
+    for node, name in zip(pair, ("b1", "b2"), strict=True):
+        assert {answer.split()[0] for answer in ask(node.add("c"), VIP, 80, "tcp", 10)} == {name}
+
+
+def test_endpoints_that_serve_while_they_terminate_are_the_last_resort(
+    network: Network, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    leaving = endpoint(backends[0].address, "node1", ready=False, serving=True, terminating=True)
+    publish(network, *web(leaving))
+    client = pair[0].add("c")
+    assert {answer.split()[0] for answer in ask(client, VIP, 80, "tcp", 3)} == {"b1"}
+    publish(network, *web(leaving, endpoint(backends[1].address, "node2")))
+    assert {answer.split()[0] for answer in ask(client, VIP, 80, "tcp", 10)} == {"b2"}
+
+
+def test_a_restart_of_the_agent_loses_nothing(
+    network: Network, cluster: Cluster, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    node = pair[0]
+    publish(network, *web(endpoint(backends[0].address, "node1"), endpoint(backends[1].address, "node2")))
+    client = node.add("c")
+    talks = [cluster.keep(client, protocol, VIP, 80) for protocol in ("tcp", "udp")]
+    eventually(lambda: all(talk.answers for talk in talks))
+    answers: list[str] = []
+    done = threading.Event()
+
+    def connect_on() -> None:
+        while not done.is_set():
+            answers.extend(ask(client, VIP, 80, "tcp", 20))
+
+    thread = threading.Thread(target=connect_on)
+    thread.start()
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        node.kill(number)
+        time.sleep(0.3)
+        node.start()
+        eventually(lambda: node.get("/v1/status")["services"]["synced"])
+    done.set()
+    thread.join()
+    assert len(answers) >= 40
+    assert {answer.split()[0] for answer in answers} == {"b1", "b2"}
+    for talk in talks:
+        assert len(talk.names()) == 1
+        assert talk.names() <= {"b1", "b2"}
