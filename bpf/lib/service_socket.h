@@ -168,6 +168,16 @@ static __always_inline bool backend4_keep(const struct podwire_service4 *service
 	return true;
 }
 
+/* An IPv6 socket that is connected to an IPv4 address names it with every datagram. */
+static __always_inline bool socket_is_connected_to(const struct bpf_sock_addr *ctx,
+						   const struct podwire_service4_key *destination)
+{
+	const struct bpf_sock *socket = ctx->sk;
+
+	return socket && socket->state == BPF_TCP_ESTABLISHED && socket->dst_ip4 == destination->address &&
+	       socket->dst_port == destination->port;
+}
+
 /* A socket sends a datagram. True: to `backend` instead of `destination`. */
 static __always_inline bool socket_sends(struct bpf_sock_addr *ctx,
 					 const struct podwire_service4_key *destination,
@@ -178,7 +188,7 @@ static __always_inline bool socket_sends(struct bpf_sock_addr *ctx,
 	struct podwire_sock_forward4 fresh = {};
 	struct podwire_sock4_key socket;
 
-	if (destination->protocol != IPPROTO_UDP)
+	if (destination->protocol != IPPROTO_UDP || socket_is_connected_to(ctx, destination))
 		return false;
 	sock4_key(ctx, destination->address, destination->port, destination->protocol, &socket);
 	service = socket_usable(ctx, destination, &key);
