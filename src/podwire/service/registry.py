@@ -249,6 +249,19 @@ class Registry:
         """Every pod with host ports, in no order."""
         return list(self._host_ports)
 
+    def owners(self) -> list[Owner]:
+        """Every service, and every pod with host ports, sorted."""
+        services = (Owner(SERVICE, name) for name in self._services)
+        return sorted((*services, *(Owner(POD, name) for name in self._host_ports)))
+
+    def frontends_of(self, owner: Owner) -> Iterator[tuple[PortName, FrontendKey, Frontend]]:
+        """What one object has in the table of frontends, as of the last ``flush``."""
+        entry = self._entries.get(owner)
+        for name, port in entry.ports.items() if entry else ():
+            for key in port.compiled.frontends:
+                if key in self._frontends and self._claims.holder(key) == owner:
+                    yield name, key, self._frontends[key]
+
     def service_of(self, number: int) -> tuple[Owner, PortName]:
         """Object and port behind a service number, for events. Raises KeyError."""
         return self._numbers[number]

@@ -209,7 +209,18 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["bpf", "cleanup", "datapath", "endpoint", "health", "host-routing", "metrics", "monitor", "status"],
+    [
+        "bpf",
+        "cleanup",
+        "datapath",
+        "endpoint",
+        "health",
+        "host-routing",
+        "metrics",
+        "monitor",
+        "service",
+        "status",
+    ],
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
