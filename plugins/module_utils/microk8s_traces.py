@@ -40,9 +40,9 @@ TABLES = ("raw", "mangle", "nat", "filter")
 NETWORK_CHAINS = ("cali-",)
 KUBERNETES_CHAINS = ("KUBE-",)
 NO_IPSET = (
-    "Calico ran on this node. The IP sets that it made (named cali...) stay in the kernel, because the command "
-    "ipset is missing, on the node and in the snap. No rule refers to them any more; they take memory until "
-    "the next reboot. To remove them now: apt-get install ipset, then "
+    "Calico ran on this node. The IP sets that it made (named cali...) stay in the kernel, because the "
+    "command ipset is missing, on the node and in the snap. No rule refers to them any more; they take "
+    "memory until the next reboot. To remove them now: apt-get install ipset, then "
     "ipset list -n | grep ^cali | xargs -r -n1 ipset destroy"
 )
 _CHAIN = re.compile(r"^:(\S+) ")
