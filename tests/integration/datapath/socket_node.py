@@ -1,8 +1,8 @@
-"""One node for tests of sockets: a host and two pods as network namespaces, backends that say who they are, and
-a control group whose sockets the real programs serve.
+"""One node for tests of sockets: a host and two pods as network namespaces, backends that say who they are,
+and a control group whose sockets the real programs serve.
 
-The packet programs are attached to a device that leads nowhere: what arrives was translated in the socket. The
-frontends' addresses belong to the host, where a server answers "untranslated".
+The packet programs are attached to a device that leads nowhere: what arrives was translated in the socket.
+The frontends' addresses belong to the host, where a server answers "untranslated".
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Server:
     def _echo(self) -> None:
         while True:
             try:
-                data, client = self._datagram.recvfrom(64)
+                _, client = self._datagram.recvfrom(64)
             except OSError:
                 return
             if client is None:  # shut down
