@@ -153,6 +153,14 @@ class ServiceController:
         self._context = context
         self._put(lambda registry: registry.set_context(context))
 
+    def compare_soon(self) -> None:
+        """Compare everything: the tables may be others than before."""
+
+        def job(_registry: Registry) -> None:
+            self._state.compare_at = 0.0
+
+        self._put(job)
+
     def _put(self, job: Job) -> None:
         with self._wake:
             self._inbox.append(job)

@@ -11,12 +11,16 @@ from podwire.service.model import BackendList
 
 
 class KernelMaglev:
-    """Tables of ``size`` entries. Which lists have one is remembered, so that most deletions cost nothing."""
+    """Which lists have a table is remembered, so that most deletions cost nothing."""
 
-    def __init__(self, datapath: Datapath, size: int) -> None:
+    def __init__(self, datapath: Datapath) -> None:
         self._datapath = datapath
-        self._size = size
+        self._size = 0
         self._known: set[int] | None = None
+
+    def resize(self, size: int) -> None:
+        """Make tables of ``size`` entries from now on: what the programs were loaded with."""
+        self._size = size
 
     def numbers(self) -> Set[int]:
         """Raises DatapathError or BpfError."""

@@ -21,7 +21,7 @@ from podwire.agent.service_health import HealthPorts
 from podwire.agent.service_maglev import KernelMaglev
 from podwire.agent.service_maps import ServiceMaps
 from podwire.agent.service_source import FileServices, KubernetesServices, ServiceSource
-from podwire.agent.service_tables import BACKENDS, SERVICES
+from podwire.agent.service_tables import BACKENDS, MAGLEV, SERVICES
 from podwire.datapath import Datapath, ServiceSettings
 from podwire.kube.events import Event, Reporter, Subject
 from podwire.kube.reflector import Connection
@@ -49,6 +49,8 @@ class Services:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._settings = ServiceSettings()
+        self._maglev = KernelMaglev(datapath)
+        self._maps: tuple[int, ...] = ()
         self._host_ports: dict[Name, tuple[str, tuple[HostPort, ...]]] = {}
         self._host_ports_guard = threading.Lock()
         self._flows = FlowReset(self._forget)
@@ -66,12 +68,14 @@ class Services:
         self._settings = settings
         if not self._config.kube_proxy_replacement or self.controller is not None:
             return
-        maps = ServiceMaps(self._datapath.map, KernelMaglev(self._datapath, settings.maglev_size))
+        self._maglev.resize(settings.maglev_size)
+        maps = ServiceMaps(self._datapath.map, self._maglev)
         hooks = Hooks(
             self._in_loop(self._flows.add), self._in_loop(self.health_ports.set_checks), self._report
         )
         controller = ServiceController(maps, cluster.service_context(settings), self._limits(), hooks)
         self._set_host_ports(controller, by_pod(endpoints))
+        self._maps = self._pinned_maps()
         self.controller = controller
         self.refresh(cluster)
         controller.start()
@@ -105,10 +109,23 @@ class Services:
     # -- input -------------------------------------------------------------------------------------
 
     def refresh(self, cluster: Cluster) -> None:
-        """Take what is known of the nodes now."""
-        if self.controller is not None:
-            self.controller.set_context(cluster.service_context(self._settings))
-            self._in_loop(self.health_ports.set_addresses)(cluster.addresses())
+        """Take what is known of the nodes and of the datapath now. Blocks.
+
+        Raises DatapathError, BpfError or OSError."""
+        settings = self._datapath.place.known().config.services
+        changed, self._settings = settings != self._settings, settings
+        if self.controller is None:
+            return
+        self.controller.set_context(cluster.service_context(settings))
+        self._in_loop(self.health_ports.set_addresses)(cluster.addresses())
+        maps, self._maps = self._maps, self._pinned_maps()
+        if changed or maps != self._maps:
+            self._maglev.resize(settings.maglev_size)
+            self.controller.compare_soon()
+
+    def _pinned_maps(self) -> tuple[int, ...]:
+        """Which maps these are: an apply with other sizes puts new ones in place, and they are empty."""
+        return tuple((self._datapath.maps / name).stat().st_ino for name in (SERVICES, BACKENDS, MAGLEV))
 
     def take_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Take the pods that are here now: some may have host ports."""
