@@ -187,7 +187,13 @@ def _repository_files() -> Iterator[tuple[str, Path]]:
     yield "pyproject.toml", ROOT / "pyproject.toml"
     for path in sorted((ROOT / "tests").glob("*.py")):
         yield str(path.relative_to(ROOT)), path
-    for top in ("src/podwire", "plugins/module_utils", "tests/bpf", "tests/integration/loader"):
+    for top in (
+        "src/podwire",
+        "plugins/module_utils",
+        "tests/bpf",
+        "tests/integration/loader",
+        "tests/integration/datapath",
+    ):
         for path in sorted((ROOT / top).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts and path.suffix in {".py", ".typed"}:
                 yield str(path.relative_to(ROOT)), path

@@ -27,6 +27,8 @@ SECOND = (
     "tests/bpf/test_masquerade.py",
     "tests/bpf/test_delivery.py",
     "tests/integration/loader/test_manager.py",
+    "tests/integration/loader/test_sockets.py",
+    "tests/integration/datapath/test_sockets.py",
 )
 # Variants of the stand-in objects that the loader's tests ask for.
 VARIANTS = (
