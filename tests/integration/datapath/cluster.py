@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from podwire.datapath import GATEWAY_IP, HOST_MAC, Datapath, DatapathConfig
+from podwire.datapath import GATEWAY_IP, HOST_MAC, Datapath, DatapathConfig, ServiceSettings, cgroup
 
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -81,6 +81,7 @@ class Cluster:
         self._namespaces: list[str] = []
         self.datapaths: dict[str, Datapath] = {}
         self.configs: dict[str, DatapathConfig] = {}
+        self._cgroup: Path | None = None
 
     # -- namespaces ------------------------------------------------------------------------------------
 
@@ -190,13 +191,22 @@ class Cluster:
 
     # -- the datapath ----------------------------------------------------------------------------------
 
-    def start(self, objects: Path, *, mode: str, attach: str) -> None:
-        """Load and attach everywhere, then tell each node what an agent would."""
+    def start(self, objects: Path, *, mode: str, attach: str, services: bool = False) -> None:
+        """Load and attach everywhere, then tell each node what an agent would.
+
+        ``services``: in packets alone; the control group whose sockets are served has no member.
+        """
+        settings = ServiceSettings(enabled=services)
+        if services:
+            self._cgroup = cgroup.root() / self._prefix
+            self._cgroup.mkdir()
         for node in NODES:
             root = self._directory / node.name
             with self.inside(node.name):
-                datapath = Datapath(root / "bpf" / "podwire", root / "run", root / "state")
-                config = DatapathConfig(node.ip, host_routing=mode, attach=attach, map_entries=SIZES)
+                datapath = Datapath(root / "bpf" / "podwire", root / "run", root / "state", self._cgroup)
+                config = DatapathConfig(
+                    node.ip, host_routing=mode, attach=attach, map_entries=SIZES, services=settings
+                )
                 datapath.apply(config, objects, ["eth0"])
                 self.datapaths[node.name] = datapath
                 self.configs[node.name] = config
@@ -267,6 +277,8 @@ class Cluster:
         for mount in self._directory.glob("*/bpf"):
             if os.path.ismount(mount):
                 subprocess.run(["umount", mount], check=True)
+        if self._cgroup:
+            self._cgroup.rmdir()
 
 
 SIZES = {"podwire_ct4": 16384, "podwire_nat4": 16384}
