@@ -86,13 +86,16 @@ static __always_inline void remember_frontend(struct podwire_sock4_key *socket,
 					      const struct podwire_service4_key *frontend,
 					      const struct podwire_choice4 *backend)
 {
-	struct podwire_sock_reverse4 fresh = { .address = frontend->address, .port = frontend->port };
+	struct podwire_sock_reverse4 fresh = { .address = frontend->address,
+					       .port = frontend->port,
+					       .service = backend->service };
 	const struct podwire_sock_reverse4 *known;
 
 	socket->address = backend->address;
 	socket->port = backend->port;
 	known = bpf_map_lookup_elem(&podwire_sock_reverse4, socket);
-	if (!known || known->address != fresh.address || known->port != fresh.port)
+	if (!known || known->address != fresh.address || known->port != fresh.port ||
+	    known->service != fresh.service)
 		bpf_map_update_elem(&podwire_sock_reverse4, socket, &fresh, BPF_ANY);
 }
 
@@ -164,6 +167,7 @@ static __always_inline bool backend4_keep(const struct podwire_service4 *service
 			return false;
 		last->list = service->list;
 	}
+	backend->service = service->id;
 	last->used = now;
 	return true;
 }

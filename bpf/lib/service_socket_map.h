@@ -20,8 +20,10 @@ struct podwire_sock_reverse4 {
 	__be32 address;
 	__be16 port;
 	__u16 pad;
+	__u32 service; /* the frontend's; by it user space knows whose sockets to end when the backend leaves
+			*/
 };
-ASSERT_SIZE(struct podwire_sock_reverse4, 8);
+ASSERT_SIZE(struct podwire_sock_reverse4, 12);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

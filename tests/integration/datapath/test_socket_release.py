@@ -11,7 +11,7 @@ import pytest
 
 from podwire.net import netns, sockets
 from podwire.net.sockets import Destroyed, UdpSocket, destroy_udp
-from tests.integration.datapath.socket_node import POD_IP, UDP, VIP, SocketNode, ask, number
+from tests.integration.datapath.socket_node import EXTERNAL_IP, POD_IP, UDP, VIP, SocketNode, ask, number
 
 DATAGRAM = socket.SOCK_DGRAM
 
@@ -82,21 +82,28 @@ def test_other_sockets_are_left_alone(node, second):
 
 def test_only_sockets_that_came_through_the_service_are_selected(node, second):
     """The cookie is the one that the datapath remembers frontends by."""
-    node.service(VIP, 80, node.backends[:1], protocol=UDP)
+    node.service(VIP, 80, node.backends[:1], protocol=UDP, number_=5)
+    node.service(EXTERNAL_IP, 80, node.backends[:1], protocol=UDP, number_=6)
     reverse = node.datapath.map("podwire_sock_reverse4")
 
     def through_service(found: UdpSocket) -> bool:
         address, port = found.remote
         key = {"cookie": found.cookie, "address": number(address), "port": port, "protocol": UDP}
         frontend = reverse.get(key)
-        return frontend is not None and (frontend["address"], frontend["port"]) == (number(VIP), 80)
+        return frontend is not None and frontend["service"] == 5
 
-    with node.client(DATAGRAM) as direct, node.client(DATAGRAM) as translated:
+    with (
+        node.client(DATAGRAM) as direct,
+        node.client(DATAGRAM) as translated,
+        node.client(DATAGRAM) as of_another_service,
+    ):
         direct.connect(node.backends[0].at)
         translated.connect((VIP, 80))
+        of_another_service.connect((EXTERNAL_IP, 80))
         done = destroy_udp([node.backends[0].at], netns_fd=second, select=through_service)
         assert done == Destroyed(1)
-        assert (error_of(direct), error_of(translated)) == (0, errno.ECONNABORTED)
+        assert error_of(translated) == errno.ECONNABORTED
+        assert (error_of(direct), error_of(of_another_service)) == (0, 0)
 
 
 def test_many_sockets_of_many_backends_go_at_once(node, second):
