@@ -5,6 +5,9 @@
 
 #include "common.h"
 #include "config.h"
+#include "direction.h"
+#include "event_budget.h"
+#include "events.h"
 #include "service.h"
 #include "service_socket_map.h"
 
@@ -43,11 +46,13 @@ socket_service(struct bpf_sock_addr *ctx, const struct podwire_service4_key *des
 
 	if (loopback && !socket_of_host(ctx))
 		return NULL;
-	if (!loopback && is_node_port(destination->port))
+	/* The host's own packets to its own addresses meet no packet program, so its host ports are found
+	 * here. */
+	if (!loopback && (is_node_port(destination->port) || socket_of_host(ctx)))
 		return service4_find(destination->address, destination->port, destination->protocol, key);
 	*key = *destination;
 	service = service4_lookup(key);
-	if (service || !is_node_port(destination->port))
+	if (service || !loopback)
 		return service;
 	key->address = 0;
 	return service4_lookup(key);
@@ -116,6 +121,50 @@ static __always_inline void sock4_key(struct bpf_sock_addr *ctx, __be32 address,
 	key->pad = 0;
 }
 
+/* Report that a socket asked for a frontend and got a backend. */
+static __noinline int send_socket_event(struct bpf_sock_addr *ctx, __u8 program,
+					const struct podwire_service4_key *frontend,
+					const struct podwire_choice4 *backend)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct podwire_event_budget *budget = event_budget(PODWIRE_BUDGET_TRANSLATE, now);
+	struct podwire_translate_event *event;
+	const struct bpf_sock *socket = ctx->sk;
+
+	if (!budget)
+		return 0;
+	event = bpf_ringbuf_reserve(&podwire_events, sizeof(*event), 0);
+	if (!event) {
+		budget->suppressed++;
+		return 0;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->version = PODWIRE_EVENT_VERSION;
+	event->type = PODWIRE_EVENT_TRANSLATE;
+	event->direction = PODWIRE_DIRECTION_EGRESS;
+	event->program = program;
+	event->family = 4;
+	event->protocol = frontend->protocol;
+	event->suppressed = budget->suppressed;
+	event->timestamp = now;
+	if (socket) {
+		event->source_address = socket->src_ip4;
+		event->source_port = bpf_htons(socket->src_port);
+	}
+	event->destination_address = frontend->address;
+	event->destination_port = frontend->port;
+	event->new_source_address = event->source_address;
+	event->new_source_port = event->source_port;
+	event->new_destination_address = backend->address;
+	event->new_destination_port = backend->port;
+	event->service = backend->service;
+	event->cpu = bpf_get_smp_processor_id();
+	bpf_ringbuf_submit(event, 0);
+	budget->sent++;
+	budget->suppressed = 0;
+	return 0;
+}
+
 /* A socket connects. True: to `backend` instead of `destination`. */
 static __always_inline bool socket_connects(struct bpf_sock_addr *ctx,
 					    const struct podwire_service4_key *destination,
@@ -131,6 +180,7 @@ static __always_inline bool socket_connects(struct bpf_sock_addr *ctx,
 	if (service && socket_pick(ctx, &key, backend)) {
 		sock4_key(ctx, 0, 0, destination->protocol, &socket);
 		remember_frontend(&socket, destination, backend);
+		send_socket_event(ctx, PODWIRE_PROGRAM_CONNECT, destination, backend);
 		return true;
 	}
 	/* A stream connects once, a datagram socket as often as it likes. */
@@ -208,6 +258,7 @@ static __always_inline bool socket_sends(struct bpf_sock_addr *ctx,
 		fresh.address = backend->address;
 		fresh.port = backend->port;
 		bpf_map_update_elem(&podwire_sock_forward4, &socket, &fresh, BPF_ANY);
+		send_socket_event(ctx, PODWIRE_PROGRAM_SENDMSG, destination, backend);
 	}
 	remember_frontend(&socket, destination, backend);
 	return true;

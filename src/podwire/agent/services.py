@@ -20,6 +20,7 @@ from podwire.agent.service_flows import CONNECTIONS, Stale, forget
 from podwire.agent.service_health import HealthPorts
 from podwire.agent.service_maglev import KernelMaglev
 from podwire.agent.service_maps import ServiceMaps
+from podwire.agent.service_sockets import REVERSE, Ended, end_sockets
 from podwire.agent.service_source import FileServices, KubernetesServices, ServiceSource
 from podwire.agent.service_tables import BACKENDS, MAGLEV, SERVICES
 from podwire.datapath import Datapath, ServiceSettings
@@ -51,6 +52,8 @@ class Services:
         self._settings = ServiceSettings()
         self._maglev = KernelMaglev(datapath)
         self._maps: tuple[int, ...] = ()
+        self._endpoints: tuple[Endpoint, ...] = ()
+        self._sockets_problem = ""
         self._host_ports: dict[Name, tuple[str, tuple[HostPort, ...]]] = {}
         self._host_ports_guard = threading.Lock()
         self._flows = FlowReset(self._forget)
@@ -129,6 +132,7 @@ class Services:
 
     def take_endpoints(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Take the pods that are here now: some may have host ports."""
+        self._endpoints = endpoints
         if self.controller is not None:
             self._set_host_ports(self.controller, by_pod(endpoints))
 
@@ -166,8 +170,17 @@ class Services:
             self._reporter.report(Event(subject, problem.reason, problem.message))
 
     async def _forget(self, stale: Stale) -> int:
-        count: int = await self._run(forget, self._datapath.map(CONNECTIONS), stale)
+        count: int = await self._run(self._forget_in_kernel, stale)
         return count
+
+    def _forget_in_kernel(self, stale: Stale) -> int:
+        ended = Ended()
+        if self._settings.enabled:
+            ended = end_sockets(self._datapath.map(REVERSE), stale, [item.netns for item in self._endpoints])
+        if ended.reason and ended.reason != self._sockets_problem:
+            log.warning("UDP sockets keep backends that left: %s", ended.reason)
+        self._sockets_problem = ended.reason
+        return ended.sockets + forget(self._datapath.map(CONNECTIONS), stale)
 
     # -- questions ---------------------------------------------------------------------------------
 

@@ -58,20 +58,21 @@ def ask(protocol: str, address: str, port: str, count: str = "1") -> None:
 
 
 def keep(protocol: str, address: str, port: str, pause: str = "0.05") -> None:
-    """Ask over one connection for ever; print answers, or the error's name and go on (TCP: end)."""
-    with socket.socket(socket.AF_INET, UDP if protocol == "udp" else TCP) as client:
-        client.settimeout(1)
-        client.connect((address, int(port)))
-        while True:
+    """Ask over one connection for ever; print answers, or the error's name. After an error UDP connects
+    again, as programs do that live long, and TCP ends."""
+    while True:
+        with socket.socket(socket.AF_INET, UDP if protocol == "udp" else TCP) as client:
+            client.settimeout(1)
+            client.connect((address, int(port)))
             try:
-                client.sendall(b"?")
-                answer = client.recv(100).decode().strip()
+                while True:
+                    client.sendall(b"?")
+                    print(client.recv(100).decode().strip(), flush=True)
+                    time.sleep(float(pause))
             except OSError as error:
-                answer = type(error).__name__
-            print(answer, flush=True)
-            if protocol == "tcp" and " " not in answer:
-                return
-            time.sleep(float(pause))
+                print(type(error).__name__, flush=True)
+        if protocol == "tcp":
+            return
 
 
 if __name__ == "__main__":

@@ -282,9 +282,10 @@ class Node:
         """Call the real plugin; returns its exit status and what it printed."""
         return finish(self.cni_process(command, name, self.cni_config(**config)))
 
-    def add(self, name: str) -> Pod:
+    def add(self, name: str, **config: Any) -> Pod:
+        """A pod; ``config`` is added to the plugin's configuration."""
         self.new_netns(name)
-        code, result = self.cni("ADD", name)
+        code, result = self.cni("ADD", name, **config)
         assert code == 0, result
         pod = self.pods[name]
         pod.address = result["ips"][0]["address"].partition("/")[0]

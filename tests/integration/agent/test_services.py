@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -233,3 +234,85 @@ def test_a_restart_of_the_agent_loses_nothing(
     for talk in talks:
         assert len(talk.names()) == 1
         assert talk.names() <= {"b1", "b2"}
+
+
+def test_udp_sockets_are_released_when_their_backend_leaves(
+    network: Network, cluster: Cluster, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    """The backend still answers, so that nothing but the release can end the conversation."""
+    publish(network, *web(endpoint(backends[0].address, "node1")))
+    clients = (pair[0].add("c"), pair[1].add("d"))
+    talks = [cluster.keep(client, "udp", VIP, 80) for client in clients]
+    direct = cluster.keep(clients[0], "udp", backends[0].address, 8080)
+    eventually(lambda: all(talk.answers for talk in (*talks, direct)))
+    publish(network, *web(endpoint(backends[1].address, "node2")))
+    for talk in talks:
+        eventually(lambda talk=talk: "b2" in talk.names(), 3)
+        assert talk.names() == {"b1", "ConnectionAbortedError", "b2"}
+    assert direct.names() == {"b1"}  # it never asked for the service
+
+
+def test_host_ports_lead_to_the_pod_and_go_with_it(
+    network: Network, cluster: Cluster, pair: tuple[Node, Node]
+) -> None:
+    node, other = pair
+    mappings = [
+        {"hostPort": 7080, "containerPort": 8080, "protocol": "tcp"},
+        {"hostPort": 7081, "containerPort": 8080, "protocol": "udp", "hostIP": node.address},
+    ]
+    pod = node.add("p", runtimeConfig={"portMappings": mappings})
+    for protocol in ("tcp", "udp"):
+        cluster.serve(pod, 8080, protocol)
+    client = other.add("c")
+    eventually(lambda: node.get("/v1/status")["services"]["frontends"] == 2)
+    assert ask(client, node.address, 7080) == [f"p {client.address}"]
+    assert ask(client, node.address, 7081, "udp") == [f"p {client.address}"]
+    assert ask(other, node.address, 7080)[0].split()[0] == "p"
+    assert ask(node, node.address, 7080)[0].split()[0] == "p"
+    node.kill(signal.SIGKILL)
+    node.start()
+    eventually(lambda: node.get("/v1/status")["services"]["synced"])
+    assert ask(client, node.address, 7080) == [f"p {client.address}"]
+    node.delete("p")
+    eventually(lambda: node.get("/v1/status")["services"]["frontends"] == 0)
+    assert ask(client, node.address, 7080) == ["ConnectionRefusedError"]
+
+
+def test_load_balancers_learn_which_nodes_have_endpoints(
+    network: Network, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    spec = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000}
+    publish(network, *web(endpoint(backends[0].address, "node1"), **spec))
+    assert health_check(pair[1], pair[0].address) == (200, 1)
+    assert health_check(pair[0], pair[1].address) == (503, 0)
+    publish(network, *web(endpoint(backends[1].address, "node2"), **spec))
+    eventually(lambda: health_check(pair[1], pair[0].address) == (503, 0))
+    publish(network, *web(endpoint(backends[1].address, "node2")))
+    eventually(lambda: health_check(pair[1], pair[0].address) is None)
+
+
+def health_check(client: Node, address: str) -> tuple[int, int] | None:
+    """Status and number of local endpoints; None when the port is closed."""
+    script = (
+        "import sys, json, urllib.request as r, urllib.error as e\n"
+        "try: a = r.urlopen(sys.argv[1], timeout=3)\n"
+        "except e.HTTPError as x: a = x\n"
+        "except e.URLError as x: print('null'); sys.exit()\n"
+        "print(json.dumps([a.status, json.load(a)['localEndpoints']]))"
+    )
+    answer = json.loads(client.exec(sys.executable, "-c", script, f"http://{address}:32000/").stdout)
+    return tuple(answer) if answer else None
+
+
+def test_a_conflict_is_a_problem_of_the_younger_service(
+    network: Network, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    external = {"externalIPs": ["198.51.100.7"]}
+    old = web(endpoint(backends[0].address, "node1"), **external)
+    young = service("young", "10.202.0.11", port(80, 8080), **external)
+    young["metadata"]["creationTimestamp"] = "2026-02-01T00:00:00Z"
+    publish(network, *old, young, slice_of("young", [endpoint(backends[1].address, "node2")], {"port": 8080}))
+    client = pair[0].add("c")
+    assert {answer.split()[0] for answer in ask(client, "198.51.100.7", 80, "tcp", 5)} == {"b1"}
+    assert {answer.split()[0] for answer in ask(client, "10.202.0.11", 80, "tcp", 5)} == {"b2"}
+    assert pair[0].get("/v1/status")["services"]["problems"] == 1
