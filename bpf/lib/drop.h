@@ -8,11 +8,10 @@
 #include "config.h"
 #include "conntrack_types.h"
 #include "drop_reasons.h"
+#include "event_budget.h"
 #include "events.h"
 #include "metrics.h"
 #include "parse.h"
-
-#define NANOSECONDS_PER_SECOND 1000000000ULL
 
 /* Packets from a pod and from the node leave a pod's point of view (egress), the others arrive (ingress). */
 static __always_inline __u8 program_direction(__u8 program)
@@ -22,31 +21,12 @@ static __always_inline __u8 program_direction(__u8 program)
 		       : PODWIRE_DIRECTION_INGRESS;
 }
 
-static __always_inline struct podwire_event_budget *event_budget(__u64 now)
-{
-	__u32 zero = 0;
-	struct podwire_event_budget *budget = bpf_map_lookup_elem(&podwire_event_budget, &zero);
-	__u64 second = now / NANOSECONDS_PER_SECOND;
-
-	if (!budget)
-		return NULL;
-	if (budget->second != second) {
-		budget->second = second;
-		budget->sent = 0;
-	}
-	if (budget->sent >= cfg_event_rate) {
-		budget->suppressed++;
-		return NULL;
-	}
-	return budget;
-}
-
 /* Report that a packet to a service opened a connection, and what `rewrite` makes of it. */
 static __noinline int send_translate_event(struct __sk_buff *skb, const struct podwire_packet *packet,
 					   const struct podwire_rewrite4 *rewrite, __u32 service)
 {
 	__u64 now = bpf_ktime_get_ns();
-	struct podwire_event_budget *budget = event_budget(now);
+	struct podwire_event_budget *budget = event_budget(PODWIRE_BUDGET_TRANSLATE, now);
 	struct podwire_translate_event *event;
 
 	if (!budget)
@@ -86,7 +66,7 @@ static __always_inline void send_drop_event(struct __sk_buff *skb, const struct 
 					    __u8 reason)
 {
 	__u64 now = bpf_ktime_get_ns();
-	struct podwire_event_budget *budget = event_budget(now);
+	struct podwire_event_budget *budget = event_budget(PODWIRE_BUDGET_DROP, now);
 	struct podwire_event *event;
 
 	if (!budget)

@@ -18,6 +18,8 @@ enum podwire_program {
 	PODWIRE_PROGRAM_TO_POD = 2,
 	PODWIRE_PROGRAM_FROM_NETDEV = 3,
 	PODWIRE_PROGRAM_TO_NETDEV = 4,
+	PODWIRE_PROGRAM_CONNECT = 5,
+	PODWIRE_PROGRAM_SENDMSG = 6,
 };
 
 struct podwire_event {
@@ -43,7 +45,9 @@ struct podwire_event {
 };
 ASSERT_SIZE(struct podwire_event, 72);
 
-/* A new connection to a service: its first packet before and after. Starts as struct podwire_event does. */
+/* A new connection to a service: its first packet before and after. Starts as struct podwire_event does. In a
+ * socket: what it asked for and what it gets; its own address may be 0 (not chosen yet), there is no
+ * interface. */
 struct podwire_translate_event {
 	__u8 version; /* PODWIRE_EVENT_VERSION */
 	__u8 type;    /* PODWIRE_EVENT_TRANSLATE */
@@ -69,6 +73,13 @@ struct podwire_translate_event {
 };
 ASSERT_SIZE(struct podwire_translate_event, 56);
 
+/* Each kind has a budget of its own: a busy service must not hide what is dropped. */
+enum podwire_budget {
+	PODWIRE_BUDGET_DROP = 0,
+	PODWIRE_BUDGET_TRANSLATE = 1,
+	PODWIRE_BUDGET_KINDS,
+};
+
 struct podwire_event_budget {
 	__u64 second; /* the second that `sent` counts */
 	__u32 sent;
@@ -83,7 +94,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, PODWIRE_BUDGET_KINDS);
 	__type(key, __u32);
 	__type(value, struct podwire_event_budget);
 } podwire_event_budget SEC(".maps");

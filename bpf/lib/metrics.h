@@ -4,11 +4,7 @@
 #pragma once
 
 #include "common.h"
-
-enum podwire_direction {
-	PODWIRE_DIRECTION_INGRESS = 1, /* towards a pod */
-	PODWIRE_DIRECTION_EGRESS = 2,  /* away from a pod */
-};
+#include "direction.h"
 
 /* How a packet left a program. Index of podwire_forwards. */
 enum podwire_forward {
@@ -55,7 +51,6 @@ struct {
 } podwire_forwards SEC(".maps");
 
 EXPORT_TYPE(enum podwire_forward, forward);
-EXPORT_TYPE(enum podwire_direction, direction);
 
 static __always_inline void count_forward(const struct __sk_buff *skb, __u32 kind)
 {

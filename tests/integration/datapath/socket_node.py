@@ -15,10 +15,13 @@ import socket
 import subprocess
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from podwire.bpf import BpfObject, RingBuffer, codec_for
+from podwire.bpf.btf import Kind
 from podwire.datapath import Changes, Datapath, DatapathConfig, ServiceSettings
 from podwire.net import netns
 from tests.control_group import ControlGroup
@@ -97,7 +100,9 @@ class SocketNode:
         self._stack = contextlib.ExitStack()
         self._lists = itertools.count(1)
         self._current: dict[tuple[str, int, int], tuple[int, int]] = {}
-        self.config = DatapathConfig(NODE_IP, map_entries=MAPS, services=ServiceSettings(enabled=True))
+        self.config = DatapathConfig(
+            NODE_IP, map_entries=MAPS, event_rate=1_000_000, services=ServiceSettings(enabled=True)
+        )
         self._build()
         self.cgroup = self._stack.enter_context(ControlGroup())
         self.datapath = Datapath(
@@ -205,6 +210,26 @@ class SocketNode:
             if member["service"] == number_ and at not in wanted:
                 members.delete(member)
         return listed
+
+    @contextlib.contextmanager
+    def events(self) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        """Collect translation events: the function gives those since the last call."""
+        records: list[bytes] = []
+        ring = self.datapath.map("podwire_events")
+        with BpfObject.open(self.objects / "socket.bpf.o") as opened:
+            found = opened.btf.find("podwire_translate_event", Kind.STRUCT)
+            assert found is not None
+            codec = codec_for(opened.btf, found.id)
+        with RingBuffer(ring, records.append) as reader:
+            reader.consume()
+            records.clear()
+
+            def read() -> list[dict[str, Any]]:
+                reader.consume()
+                taken, records[:] = list(records), []
+                return [codec.decode(record) for record in taken]
+
+            yield read
 
     def forget(self) -> None:
         """No services, and no socket ever asked for one."""

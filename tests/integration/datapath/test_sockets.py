@@ -347,6 +347,32 @@ def test_ipv6_addresses_that_are_not_mapped_pass(node):
         assert client.getpeername()[:2] == listening.getsockname()[:2]
 
 
+# -- events ----------------------------------------------------------------------------------------------
+
+
+def test_a_translated_socket_is_reported_once(node):
+    """One event for a connection, one for a socket's datagrams to a frontend, however many they are."""
+    node.service(VIP, 80, node.backends[:1], number_=7)
+    node.service(VIP, 80, node.backends[1:2], protocol=UDP, number_=8)
+    with node.events() as events, node.client() as stream, node.client(DATAGRAM) as datagrams:
+        stream.connect((VIP, 80))
+        stream.connect_ex((VIP, 80))
+        for _ in range(3):
+            ask_at(datagrams, (VIP, 80))
+        reported = events()
+    assert [event["service"] for event in reported] == [7, 8]
+    connect, sendmsg = reported
+    assert (connect["type"], connect["program"], connect["protocol"]) == (7, 5, TCP)
+    assert (sendmsg["type"], sendmsg["program"], sendmsg["protocol"]) == (7, 6, UDP)
+    for event, backend in zip(reported, node.backends, strict=False):
+        assert (event["destination_address"], event["destination_port"]) == (number(VIP), 80)
+        assert (event["new_destination_address"], event["new_destination_port"]) == (
+            number(backend.at[0]),
+            backend.at[1],
+        )
+        assert event["direction"] == 2
+
+
 # -- life of the programs --------------------------------------------------------------------------------
 
 
@@ -361,8 +387,8 @@ def test_connections_during_an_upgrade_are_all_translated(node):
     thread = threading.Thread(target=connect)
     thread.start()
     try:
-        for rate in (101, 102, 103):
-            node.config = replace(node.config, event_rate=rate)
+        for mtu in (1401, 1402, 1403):
+            node.config = replace(node.config, mtu=mtu)
             assert [step for step in node.apply().steps if step.startswith("replace connect4")]
     finally:
         stop.set()
@@ -376,13 +402,13 @@ def test_translation_goes_on_when_the_process_that_attached_it_is_killed(node):
     node.service(VIP, 80, node.backends)
     pid = os.fork()
     if pid == 0:
-        node.config = replace(node.config, event_rate=200)
+        node.config = replace(node.config, mtu=1450)
         node.apply()
         os.kill(os.getpid(), signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert set(answers(node, (VIP, 80), times=5)) <= NAMES
-    node.config = replace(node.config, event_rate=200)
+    node.config = replace(node.config, mtu=1450)
     assert not node.apply().changed
 
 
