@@ -199,7 +199,7 @@ static __always_inline void ct4_reverse_decision(const struct podwire_tuple4 *tu
 	reverse->mtu = decision->mtu;
 	reverse->decided = decision->decided;
 	reverse->last_seen = decision->decided;
-	reverse->flags = decision->flags & (PODWIRE_CT_VIA_STACK | PODWIRE_CT_EBPF_ROUTING);
+	reverse->flags = decision->flags & (PODWIRE_CT_VIA_STACK | CT_MODES);
 	if (!(decision->flags & PODWIRE_CT_ORIGINAL))
 		reverse->flags |= PODWIRE_CT_ORIGINAL;
 	if (cfg_services && (decision->flags & CT_ANY_TRANSLATION)) {

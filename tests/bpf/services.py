@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from podwire.bpf import Map
+from podwire.datapath import maglev
 from tests.bpf.node import number
 
 CLUSTER_IP, NODE_PORT, EXTERNAL_IP, LOAD_BALANCER, HOST_PORT = 1, 2, 4, 8, 16
@@ -83,3 +84,6 @@ class Services:
     def allow(self, service: int, prefix: str, bits: int) -> None:
         key = {"prefix_length": 32 + bits, "service": service, "address": number(prefix)}
         self.map("podwire_source_ranges4").set(key, 1)
+
+    def maglev(self, external_list: int, table: Sequence[int]) -> None:
+        maglev.put(self.map("podwire_maglev"), external_list, table)
