@@ -17,9 +17,11 @@ from aiohttp import web
 from podwire.agent import cni
 from podwire.agent.cni import CniError, Code
 from podwire.agent.daemon import Agent
+from podwire.agent.events import EventLog
 from podwire.agent.model import Endpoint
 from podwire.bpf import BpfError
 from podwire.datapath import DatapathError
+from podwire.service.model import Name
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +145,10 @@ def rest_app(agent: Agent) -> web.Application:
     app.router.add_get("/v1/status", rest.status)
     app.router.add_get("/v1/health", rest.health)
     app.router.add_get("/v1/endpoints", rest.endpoints)
+    app.router.add_get("/v1/services", rest.services)
+    app.router.add_get("/v1/services/{namespace}/{name}", rest.service)
     app.router.add_get("/v1/drops", rest.drops)
+    app.router.add_get("/v1/translations", rest.translations)
     app.router.add_get("/v1/metrics", rest.metrics)
     app.router.add_put("/v1/host-routing", rest.host_routing)
     return app
@@ -189,8 +194,24 @@ class Rest:
             raise web.HTTPServiceUnavailable(text=f"not ready: {'; '.join(self._agent.reasons())}")
         return web.json_response({"endpoints": [endpoint_json(endpoint) for endpoint in endpoints.all()]})
 
+    async def services(self, _request: web.Request) -> web.Response:
+        return web.json_response(await self._agent.run(self._agent.services.listed))
+
+    async def service(self, request: web.Request) -> web.Response:
+        name = Name(request.match_info["namespace"], request.match_info["name"])
+        value = await self._agent.run(self._agent.services.details, name)
+        if value is None:
+            raise web.HTTPNotFound(text=f"there is no service {name}")
+        return web.json_response(value)
+
     async def drops(self, request: web.Request) -> web.Response:
-        answer = await self._agent.drops.since(
+        return await self._events(request, self._agent.events.drops)
+
+    async def translations(self, request: web.Request) -> web.Response:
+        return await self._events(request, self._agent.events.translations)
+
+    async def _events(self, request: web.Request, log: EventLog) -> web.Response:
+        answer = await log.since(
             _integer(request, "since", 0),
             limit=_integer(request, "limit", 100),
             wait=_seconds(request, "wait"),

@@ -68,7 +68,7 @@ class AgentConfig:
     expedited_attach: bool = True
     """Ask the kernel for expedited RCU grace periods during an attach: a pod waits some 20 ms less."""
     drop_history: int = 1000
-    """Drop events kept in memory for ``podwire monitor``."""
+    """Drops, and as many translations, kept in memory for ``podwire monitor``."""
     state_dir: Path = Path("/var/lib/podwire")
     run_dir: Path = Path("/run/podwire")
     bpffs: Path = Path("/sys/fs/bpf/podwire")

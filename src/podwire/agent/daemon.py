@@ -20,8 +20,8 @@ from podwire.agent import queue
 from podwire.agent.cluster import Cluster
 from podwire.agent.cni import CniError
 from podwire.agent.config import AgentConfig
-from podwire.agent.drops import DropLog
 from podwire.agent.endpoints import Endpoints
+from podwire.agent.events import Events
 from podwire.agent.health import Check, Prober
 from podwire.agent.kernel import Kernel
 from podwire.agent.metrics import read_metrics
@@ -84,7 +84,6 @@ class Agent:
         self.started = time.time()
         self.datapath = Datapath(config.bpffs, config.run_dir, config.state_dir, cgroup=config.cgroup_root)
         self.store = StateStore(config.state_dir)
-        self.drops = DropLog(self.datapath, config.drop_history)
         self.prober = Prober()
         self.endpoints: Endpoints | None = None
         self.cluster: Cluster | None = None
@@ -93,6 +92,7 @@ class Agent:
         self._connection = Connection(partial(KubeClient, config.kubeconfig))
         self._source = self._make_source()
         self.services = Services(config, self.datapath, self._connection, self.run)
+        self.events = Events(self.datapath, config.drop_history, self.services.name_of)
         self._dirty = asyncio.Event()
         self._host_changed = False
         self._watch: HostWatch | None = None
@@ -131,7 +131,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.services.stop()
-        self.drops.close()
+        self.events.close()
         self.prober.close()
         if self._watch is not None:
             self._watch.close()
@@ -219,7 +219,7 @@ class Agent:
         await self.run(self._sync, True)
         service_settings = ServiceSettings.from_dict(settings.get("services", {}))
         await self.run(self.services.begin, cluster, endpoints.all(), service_settings)
-        self.drops.open()
+        self.events.open()
         self._watch = self._watch or HostWatch(self._is_node_device, self._take_host_change)
         if self.config.netfilter_counter:
             await self.run(self._install_firewall)
@@ -265,7 +265,7 @@ class Agent:
         await self.run(self.cluster.refresh_host)
         await self.run(self._drain)
         await self.run(self.endpoints.collect_dead)
-        self.drops.open()
+        self.events.open()
         self.counters["resyncs"] += 1
 
     def _sync(self, full: bool) -> None:
@@ -403,7 +403,7 @@ class Agent:
 
     async def metrics(self) -> dict[str, Any]:
         """Raises DatapathError or BpfError."""
-        decoder = self.drops.decoder
+        decoder = self.events.decoder
         if decoder is None:
             raise DatapathError("the datapath is not loaded yet")
         return await self.run(read_metrics, self.datapath, decoder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from podwire.agent.drops import EventDecoder
+from podwire.agent.events import EventDecoder
 from podwire.datapath import Datapath
 
 

@@ -30,8 +30,8 @@ class Ended:
 
 
 def end_sockets(reverse: Map, stale: Stale, namespaces: Iterable[str]) -> Ended:
-    """End the sockets of stale flows in the caller's network namespace and in those at these paths; one that is
-    gone is passed over. Blocks; raises BpfError or OSError."""
+    """End the sockets of stale flows in the caller's network namespace and in those at these paths; what
+    is gone is passed over. Blocks; raises BpfError or OSError."""
     targets: Collection[sockets.Target] = {(backend.address, backend.port) for _, backend in stale.backends}
     if not targets:
         return Ended()

@@ -28,6 +28,7 @@ from podwire.kube.events import Event, Reporter, Subject
 from podwire.kube.reflector import Connection
 from podwire.service.model import HostPort, Name, Problem
 from podwire.service.registry import Limits
+from podwire.service.report import service_details, service_list
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +201,16 @@ class Services:
             problems.append(f"services cannot be written: {self.controller.trouble()}")
         return problems + self.health_ports.problems()
 
+    def name_of(self, number: int) -> str:
+        """What a service number stands for, ``namespace/name:port``; empty when the service is gone."""
+        if self.controller is None:
+            return ""
+        try:
+            owner, port = self.controller.registry.service_of(number)
+        except KeyError:
+            return ""
+        return f"{owner.name}:{port.name}" if port.name else str(owner.name)
+
     def checks(self) -> list[Check]:
         """The gate's questions about services; none where kube-proxy does the work."""
         if not self._config.kube_proxy_replacement:
@@ -210,6 +221,29 @@ class Services:
             problems.append(f"services are not known completely yet ({source})")
         detail = f"{len(self.controller.registry.frontends())} frontends" if self.controller else ""
         return [Check("services", not problems, "; ".join(problems) or detail)]
+
+    def listed(self) -> dict[str, Any]:
+        """Every service, for the REST API."""
+        controller = self.controller
+        if controller is None:
+            return {"enabled": self._config.kube_proxy_replacement, "services": []}
+        with controller.guard:
+            return {"enabled": True, **service_list(controller.registry, controller.problems())}
+
+    def details(self, name: Name) -> dict[str, Any] | None:
+        """One service, for the REST API; None when there is none of that name."""
+        controller = self.controller
+        if controller is None:
+            return None
+        with controller.guard:
+            return service_details(controller.registry, name, controller.problems())
+
+    def _socket_state(self) -> str:
+        """``attached``, or why services are translated per packet alone."""
+        known = self._datapath.place.known()
+        if not known.config.services.enabled:
+            return "the datapath is loaded without services"
+        return known.sockets_reason or "attached"
 
     def status(self) -> dict[str, Any]:
         """The part ``services`` of the agent's status."""
@@ -226,6 +260,7 @@ class Services:
                 "frontends": len(registry.frontends()),
                 "backends": sum(len(item.backends) for item in registry.lists().values()),
                 "problems": len(controller.problems()),
+                "socket": self._socket_state(),
                 "changes": controller.counts.changes,
                 "comparisons": controller.counts.comparisons,
                 "first_sync_seconds": controller.counts.first_sync_seconds,

@@ -25,7 +25,7 @@ _COMMANDS = {
     ),
     "host-routing": ("podwire.cli.host_routing", "host_routing", "Show or switch the host-routing mode."),
     "metrics": ("podwire.cli.metrics", "metrics", "Show forwarded and dropped packets."),
-    "monitor": ("podwire.cli.monitor", "monitor", "Show dropped packets, recent or as they happen."),
+    "monitor": ("podwire.cli.monitor", "monitor", "Show dropped packets or translated connections."),
     "service": ("podwire.cli.service", "service", "Show services, their frontends and backends."),
     "status": ("podwire.cli.status", "status", "Show how the agent and the datapath are doing."),
 }

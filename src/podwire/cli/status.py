@@ -38,10 +38,25 @@ def facts(value: dict[str, Any]) -> list[tuple[str, Any, bool | None]]:
             f"{kubernetes['nodes']} ({kubernetes['source']}: {kubernetes['detail']})",
             kubernetes["connected"],
         ),
+        ("Services", *services(value.get("services") or {})),
         ("Netfilter forward", netfilter(value), None),
     ]
     problems = [*value["problems"], *datapath.get("problems", [])]
     return lines + [("Problem", problem, False) for problem in problems]
+
+
+def services(value: dict[str, Any]) -> tuple[str, bool | None]:
+    """Who serves services and how many there are; good or bad."""
+    if not value.get("enabled"):
+        return "left to kube-proxy", None
+    if "services" not in value:
+        return "not begun yet", False
+    counts = f"{value['services']} with {value['frontends']} frontends and {value['backends']} backends"
+    if not value["synced"]:
+        return f"{counts}, not known completely yet ({value['source']['detail']})", False
+    sockets = "" if value["socket"] == "attached" else f"; not in sockets: {value['socket']}"
+    problems = f"; {value['problems']} problems (podwire service list)" if value["problems"] else ""
+    return counts + sockets + problems, not (sockets or problems)
 
 
 def routing(datapath: dict[str, Any]) -> str:

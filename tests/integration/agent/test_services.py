@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from . import conversation
-from .lab import Network, Node, Pod, eventually
+from .lab import Network, Node, Pod, eventually, run
 from .objects import endpoint, port, service, slice_of
 
 VIP = "10.202.0.10"
@@ -248,7 +248,8 @@ def test_udp_sockets_are_released_when_their_backend_leaves(
     publish(network, *web(endpoint(backends[1].address, "node2")))
     for talk in talks:
         eventually(lambda talk=talk: "b2" in talk.names(), 3)
-        assert talk.names() == {"b1", "ConnectionAbortedError", "b2"}
+        # By which of its calls the client learns of it is a matter of luck.
+        assert talk.names() - {"b1", "b2"} in ({"ConnectionAbortedError"}, {"OSError"})
     assert direct.names() == {"b1"}  # it never asked for the service
 
 
@@ -316,3 +317,39 @@ def test_a_conflict_is_a_problem_of_the_younger_service(
     assert {answer.split()[0] for answer in ask(client, "198.51.100.7", 80, "tcp", 5)} == {"b1"}
     assert {answer.split()[0] for answer in ask(client, "10.202.0.11", 80, "tcp", 5)} == {"b2"}
     assert pair[0].get("/v1/status")["services"]["problems"] == 1
+
+
+def test_services_and_their_new_connections_can_be_looked_at(
+    network: Network, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    node = pair[0]
+    publish(
+        network, *web(endpoint(backends[0].address, "node1"), endpoint("10.201.2.200", "node2", ready=False))
+    )
+    shown = node.get("/v1/services/default/web")
+    assert [item["port"] for item in shown["frontends"]] == [80, 80]
+    states = {item["address"]: item["state"] for item in shown["backends"]}
+    assert states == {backends[0].address: "ready", "10.201.2.200": "not ready"}
+    assert [item["name"] for item in node.get("/v1/services")["services"]] == ["web"]
+    assert node.request("GET", "/v1/services/default/none")[0] == 404
+    last = node.get("/v1/translations")["last"]
+    ask(node.add("c"), VIP, 80)
+    found = eventually(lambda: node.get(f"/v1/translations?since={last}&wait=5")["events"])
+    event = found[0]
+    assert (event["service"], event["protocol"]) == ("default/web:t", "TCP")
+    assert (event["destination"], event["destination_port"]) == (VIP, 80)
+    assert (event["new_destination"], event["new_destination_port"]) == (backends[0].address, 8080)
+
+
+def test_a_pod_outside_the_control_group_is_translated_per_packet_and_shown(
+    network: Network, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    node = pair[0]
+    publish(network, *web(endpoint(backends[0].address, "node1"), endpoint(backends[1].address, "node2")))
+    client = node.add("c")
+    last = node.get("/v1/translations")["last"]
+    done = run("ip", "netns", "exec", client.netns, sys.executable, SCRIPT, "ask", "tcp", VIP, "80", "20")
+    assert set(done.stdout.splitlines()) == {f"b1 {client.address}", f"b2 {client.address}"}
+    events = eventually(lambda: node.get(f"/v1/translations?since={last}&wait=5")["events"])
+    assert {event["program"] for event in events} == {"from_pod"}
+    assert {event["source"] for event in events} == {client.address}
