@@ -1,0 +1,63 @@
+"""What runs inside pods: ``python client.py COMMAND ...``. The standard library only: it starts quickly."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import sys
+import time
+
+
+def serve(*ports: str) -> None:
+    """Listen on every port and answer each connection with the port's number; says ``ready`` first."""
+    with selectors.DefaultSelector() as selector:
+        for port in ports:
+            listener = socket.create_server(("0.0.0.0", int(port)), backlog=1024)  # noqa: S104 - a pod's own
+            selector.register(listener, selectors.EVENT_READ, port.encode())
+        print("ready", flush=True)
+        while True:
+            for key, _ in selector.select():
+                assert isinstance(key.fileobj, socket.socket)
+                with key.fileobj.accept()[0] as connection:
+                    connection.sendall(key.data)
+
+
+def ask(address: str, port: str, timeout: float) -> str:
+    """Which port the server behind a service answers from; empty when nobody does."""
+    try:
+        with socket.create_connection((address, int(port)), timeout=timeout) as connection:
+            return connection.recv(16).decode()
+    except OSError:
+        return ""
+
+
+def watch(address: str, port: str, wanted: str, seconds: str) -> None:
+    """Ask over and over until the answer is ``wanted``; print the monotonic time of the first such one."""
+    print("ready", flush=True)
+    deadline = time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        if ask(address, port, 0.2) == wanted:
+            print(time.monotonic(), flush=True)
+            return
+        time.sleep(0.001)
+    print("never", flush=True)
+
+
+def connect(address: str, port: str, count: str) -> None:
+    """Connect ``count`` times; print the median microseconds of connect().
+
+    On one core: the whole handshake runs there, and moving about would cost more than what is measured."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    times = []
+    for _ in range(int(count)):
+        with socket.socket() as connection:
+            started = time.perf_counter_ns()
+            connection.connect((address, int(port)))
+            times.append(time.perf_counter_ns() - started)
+            connection.recv(16)
+    print(sorted(times)[len(times) // 2] / 1000)
+
+
+if __name__ == "__main__":
+    {"serve": serve, "watch": watch, "connect": connect}[sys.argv[1]](*sys.argv[2:])
