@@ -349,7 +349,12 @@ def work(node: Node) -> dict[str, Any]:
         result["ready"] = look(node.kubectl, network=node.params["network"]).ready
     elif node.params["wait"]:
         wait_ready(
-            node.kubectl, node.snapd, deadline=node.deadline, since=since, version=after.get("version", "")
+            node.kubectl,
+            node.snapd,
+            deadline=node.deadline,
+            since=since,
+            version=after.get("version", ""),
+            network=node.params["network"],
         )
         result["ready"] = True
     result["seconds"]["ready"] = round(time.monotonic() - began, 2)
