@@ -62,6 +62,11 @@ def answers(
     return names
 
 
+def earlier(when: int, seconds: float) -> int:
+    """A moment before ``when``, also before the machine was started: the clock's readings wrap around."""
+    return (when - int(seconds * 1e9)) % 2**64
+
+
 # -- connections -----------------------------------------------------------------------------------------
 
 
@@ -168,7 +173,7 @@ def test_datagrams_after_two_idle_minutes_may_go_elsewhere(node):
         seen = set()
         for _ in range(40):
             value = forward.get(key)
-            forward.set(key, {**value, "used": value["used"] - 121 * 10**9})
+            forward.set(key, {**value, "used": earlier(value["used"], 121)})
             seen.add(ask_at(client, (VIP, 80))[0])
         assert seen == NAMES
 
@@ -269,7 +274,7 @@ def test_affinity_ends_with_its_timeout_and_is_prolonged_by_use(node):
 
     def age(seconds: float) -> None:
         ((key, value),) = affinity.items()
-        affinity.set(key, {**value, "used": value["used"] - int(seconds * 1e9)})
+        affinity.set(key, {**value, "used": earlier(value["used"], seconds)})
 
     for _ in range(5):
         age(50)  # four minutes in all, but never a whole one without a connection
