@@ -345,7 +345,8 @@ class Agent:
         except (DatapathError, BpfError) as error:
             problems, detail = [str(error)], ""
         checks.append(Check("datapath", not problems, "; ".join(problems) or detail))
-        checks += self.services.checks()
+        if probe:  # a rollout asks without at a time when the datapath does not translate services yet
+            checks += self.services.checks()
         if self.config.health:
             checks += self.prober.checks or [Check("pod", False, "not probed yet")]
         return all(check.ok for check in checks), checks
