@@ -38,6 +38,8 @@ from .contestants import Contestant, KubeProxy, Podwire, median
 
 SERVICE_CIDR = "10.202.0.0/16"
 BACKENDS = 10
+CONNECTIONS = 50
+"""Connections of one turn."""
 FIRST_SERVICE = ipaddress.IPv4Address("10.202.1.1")
 FIRST_BACKEND = ipaddress.IPv4Address("10.204.0.1")
 TARGETS = {"seconds_to_program": 30.0, "resident_mib": 300.0, "connect_ratio": 1.05}
@@ -84,15 +86,19 @@ class Benchmark:
                 f"a change in {figures['seconds_of_a_change'] * 1000:.0f} ms"
             )
 
-    def rounds(self, count: int, connections: int, seconds: int) -> None:
-        """Connect to services on every node in turn, in an order that turns with the round."""
+    def rounds(self, count: int, turns: int, seconds: int) -> None:
+        """Connect to services on every node in turn, in an order that turns with the round.
+
+        The turns of connect() are short: what disturbs one of two neighbours disturbs the other."""
         for number in range(count):
-            for index in range(len(self.contestants)):
-                contestant = self.contestants[(index + number) % len(self.contestants)]
-                figures = self.figures[contestant.name]
-                figures["connect_us"].append(contestant.connect_microseconds(number, connections))
-            for index in range(len(self.contestants)):
-                contestant = self.contestants[(index + number) % len(self.contestants)]
+            order = [*self.contestants[number % len(self.contestants) :], *self.contestants][
+                : len(self.contestants)
+            ]
+            for turn in range(turns):
+                for contestant in order if turn % 2 else order[::-1]:
+                    took = contestant.connect_microseconds(turn, CONNECTIONS)
+                    self.figures[contestant.name]["connect_us"].append(took)
+            for contestant in order:
                 self.figures[contestant.name]["crr"].append(contestant.netperf(number, seconds))
             self._console.print(f"round {number + 1} of {count}")
 
@@ -174,7 +180,7 @@ class Options:
     services: str
     changes: int
     rounds: int
-    connections: int
+    turns: int
     seconds: int
     iptables: str
     kube_proxy: bool
@@ -186,7 +192,7 @@ class Options:
 @click.option("--services", default="10,1000,10000", show_default=True, help="Numbers of services, rising.")
 @click.option("--changes", default=5, show_default=True, help="Endpoint changes on each node.")
 @click.option("--rounds", default=7, show_default=True, help="How often every node is measured.")
-@click.option("--connections", default=1000, show_default=True, help="Connections of one measurement.")
+@click.option("--turns", default=40, show_default=True, help="How often a node connects in one round.")
 @click.option("--seconds", default=2, show_default=True, help="Length of one netperf run.")
 @click.option("--iptables", type=click.Choice(["nft", "legacy"]), default="nft", show_default=True,
               help="Which iptables kube-proxy uses.")  # fmt: skip
@@ -237,7 +243,7 @@ def run(options: Options, console: Console) -> Figures:
             benchmark.stage(count, [Podwire, KubeProxy] if options.kube_proxy else [Podwire])
         server.stop()
         with netperf.cores_awake():
-            benchmark.rounds(options.rounds, options.connections, options.seconds)
+            benchmark.rounds(options.rounds, options.turns, options.seconds)
     return {
         "machine": {"before": before, "after": machine()},
         "iptables": options.iptables if options.kube_proxy else None,

@@ -44,19 +44,27 @@ def watch(address: str, port: str, wanted: str, seconds: str) -> None:
     print("never", flush=True)
 
 
-def connect(address: str, port: str, count: str) -> None:
-    """Connect ``count`` times; print the median microseconds of connect().
+def connect(port: str) -> None:
+    """For every line ``ADDRESS COUNT`` on standard input connect so often; print the median microseconds of
+    connect().
 
     On one core: the whole handshake runs there, and moving about would cost more than what is measured."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    times = []
-    for _ in range(int(count)):
-        with socket.socket() as connection:
-            started = time.perf_counter_ns()
-            connection.connect((address, int(port)))
-            times.append(time.perf_counter_ns() - started)
-            connection.recv(16)
-    print(sorted(times)[len(times) // 2] / 1000)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        address, count = line.split()
+        times = [_connect((address, int(port))) for _ in range(int(count))]
+        print(sorted(times)[len(times) // 2] / 1000, flush=True)
+
+
+def _connect(address: tuple[str, int]) -> int:
+    """Nanoseconds of one connect()."""
+    with socket.socket() as connection:
+        started = time.perf_counter_ns()
+        connection.connect(address)
+        took = time.perf_counter_ns() - started
+        connection.recv(16)
+    return took
 
 
 if __name__ == "__main__":
