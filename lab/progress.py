@@ -114,7 +114,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line for the person, beside the steps."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _end(self, step: Step, word: str, style: str) -> None:
         with self._lock:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from xml.etree import ElementTree
+
+from lab.conformance.events import FIELD, RECORD
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 _SUITE = re.compile(r"^\[sig-network\] (Services|Networking Granular Checks: \w+)")
@@ -66,27 +69,56 @@ def _spec(case: ElementTree.Element) -> Spec:
 
 @dataclass(frozen=True)
 class Warned:
-    """A warning event about a pod."""
+    """A warning event about a pod, with its time in seconds since the epoch (0 when it has none)."""
 
     namespace: str
     pod: str
     reason: str
     message: str
+    when: float = 0.0
 
 
-def parse_events(lines: Iterable[str]) -> list[Warned]:
-    """Warning events as the watch wrote them: namespace, kind, name, reason, message, tabs between."""
-    found = []
-    for line in lines:
-        parts = line.rstrip("\n").split("\t", 4)
-        if len(parts) == 5 and parts[1] == "Pod":
-            found.append(Warned(parts[0], parts[2], parts[3], parts[4]))
+def parse_events(text: str) -> list[Warned]:
+    """Warnings about pods, as the watch wrote them: namespace, kind, name, time, reason, message."""
+    found = [
+        Warned(namespace, name, reason, message.strip(), parse_time(when))
+        for namespace, kind, name, when, reason, message in _records(text, 6)
+        if kind == "Pod"
+    ]
     return list(dict.fromkeys(found))
 
 
-def start_failures(events: Iterable[Warned]) -> list[Warned]:
-    """Those events that tell of a pod that failed to start."""
-    return [event for event in events if event.reason in START_PROBLEMS]
+def parse_deletions(text: str) -> dict[tuple[str, str], float]:
+    """When somebody wanted each of the pods gone: namespace, name, time of its end, seconds until then."""
+    found: dict[tuple[str, str], float] = {}
+    for namespace, name, end, grace in _records(text, 4):
+        if end:
+            found.setdefault((namespace, name), parse_time(end) - float(grace or 0))
+    return found
+
+
+def _records(text: str, fields: int) -> Iterable[list[str]]:
+    """Whole records; the last one may be half written."""
+    records = (record.split(FIELD) for record in text.split(RECORD)[:-1])
+    return (record for record in records if len(record) == fields)
+
+
+def parse_time(text: str) -> float:
+    """A time of the API as seconds since the epoch; 0 for none."""
+    if not text:
+        return 0.0
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
+
+
+def start_failures(events: Iterable[Warned], deletions: Mapping[tuple[str, str], float]) -> list[Warned]:
+    """Those events that tell of a pod that failed to start although somebody wanted it."""
+    return [
+        event
+        for event in events
+        # Times are whole seconds.
+        if event.reason in START_PROBLEMS
+        and event.when < deletions.get((event.namespace, event.pod), float("inf"))
+    ]
 
 
 def by_suite(specs: Iterable[Spec]) -> dict[str, tuple[int, int, float]]:

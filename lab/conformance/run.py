@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import time
@@ -11,11 +10,11 @@ from pathlib import Path
 
 from lab import checks, dns, process
 from lab.config import ROOT, Lab
-from lab.conformance import events, images, progress_server, results, selection
+from lab.conformance import events, images, listener, results, selection
 from lab.conformance.results import FAILED, PASSED, Spec, Warned
 from lab.errors import LabError
 from lab.process import StoppedError
-from lab.progress import Progress
+from lab.progress import Progress, Step
 
 REPORTS = ROOT / "build" / "conformance"
 # The specs wait more than they work; more processes than that fight for two cores.
@@ -79,16 +78,19 @@ def run(lab: Lab, directory: Path, progress: Progress, *, focus: str = "", strea
         raise LabError(f"no spec matches {focus!r}", "Leave FOCUS away to run them all")
     outcome = Outcome()
     with progress.step(f"{len(wanted)} specs, {streams} at a time", log_name="conformance") as step:
-        counter = _Counter(progress, len(wanted))
+        counter = _Counter(progress, step, len(wanted))
         with (
-            progress_server.listening(counter.tell) as url,
-            events.kept(cluster, REPORTS / "events.tsv"),
+            listener.listening(counter.tell) as url,
+            events.kept(cluster, REPORTS),
             (REPORTS / "e2e.log").open("w") as log,
         ):
             command = _command(directory, lab, url, wanted, streams)
             try:
                 process.stream(
-                    command, lambda line: print(line, file=log), what="e2e.test", env=_environment(cluster)
+                    command,
+                    lambda line: print(line, file=log),
+                    what="e2e.test",
+                    env=_environment(cluster, url),
                 )
             except StoppedError:
                 raise
@@ -101,9 +103,9 @@ def run(lab: Lab, directory: Path, progress: Progress, *, focus: str = "", strea
         outcome.specs = results.read(REPORTS)
         ran = {spec.name for spec in outcome.specs}
         outcome.missing = [name for name in wanted if name not in ran]
-        with contextlib.suppress(FileNotFoundError):
-            warned = results.parse_events((REPORTS / "events.tsv").read_text().splitlines())
-            outcome.unstarted = results.start_failures(warned)
+        warned = results.parse_events((REPORTS / events.EVENTS).read_text())
+        deleted = results.parse_deletions((REPORTS / events.PODS).read_text())
+        outcome.unstarted = results.start_failures(warned, deleted)
         good = sum(spec.state == PASSED for spec in outcome.specs)
         step.result = f"{good} of {len(wanted)} passed; {REPORTS}"
     return outcome
@@ -147,16 +149,22 @@ def _command(directory: Path, lab: Lab, url: str, wanted: list[str], streams: in
     ]
 
 
-def _environment(cluster: checks.Cluster) -> dict[str, str]:
-    """The specs call kubectl by its name."""
-    return {"PATH": f"{cluster.binary.resolve().parent}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(REPORTS)}
+def _environment(cluster: checks.Cluster, url: str) -> dict[str, str]:
+    """The specs call kubectl by its name; http (not https) to where the lab is not goes to our listener."""
+    return {
+        "PATH": f"{cluster.binary.resolve().parent}:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(REPORTS),
+        "HTTP_PROXY": url,
+        "NO_PROXY": "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16",
+    }
 
 
 class _Counter:
     """Turns what the processes tell into progress lines."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
+    def __init__(self, progress: Progress, step: Step, total: int) -> None:
         self._progress = progress
+        self._step = step
         self._total = total
         self._done = 0
         self._began = time.monotonic()
@@ -167,6 +175,7 @@ class _Counter:
             self._done += 1
             seconds = time.monotonic() - self._began
             name = match[2].removeprefix("[sig-network] ")
+            self._step.detail = f"{self._done} of {self._total}"
             self._progress.note(
                 f"  {self._done:3}/{self._total} {match[1].lower():6} {seconds:5.0f} s  {name}"
             )

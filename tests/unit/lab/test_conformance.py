@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.error
 import urllib.request
 
 import pytest
 
-from lab.conformance import images, progress_server, results, selection
+from lab.conformance import events, images, listener, results, selection
 from lab.conformance.results import FAILED, PASSED, Spec, Warned
 from lab.conformance.run import Outcome
 from lab.errors import LabError
@@ -112,17 +113,39 @@ def test_a_good_run_is_one():
     Outcome([Spec(PODS, PASSED)]).raise_if_failed()
 
 
+def records(*rows):
+    return "".join("\x1f".join(row) + "\x1e" for row in rows)
+
+
+AT_10, AT_12, AT_40 = (f"2026-01-01T00:00:{second}Z" for second in (10, 12, 40))
+
+
 def test_warnings_about_pods_that_do_not_start():
-    lines = [
-        "ns\tPod\ta\tFailed\tError: cannot start\ta container",
-        "ns\tPod\ta\tFailed\tError: cannot start\ta container",
-        "ns\tPod\tb\tUnhealthy\tReadiness probe failed",
-        "ns\tNode\tworker1\tFailed\tnot a pod",
-        "half a li",
-    ]
-    events = results.parse_events(lines)
+    broken = ("ns", "Pod", "a", AT_10, "Failed", "Error: cannot start\ta container\nat all")
+    text = records(
+        broken,
+        broken,
+        ("ns", "Pod", "b", AT_10, "Unhealthy", "Readiness probe failed"),
+        ("ns", "Node", "worker1", AT_10, "Failed", "not a pod"),
+    )
+    events = results.parse_events(text + "ns\x1fPod\x1fhalf a rec")
     assert [event.pod for event in events] == ["a", "b"]
-    assert results.start_failures(events) == [Warned("ns", "a", "Failed", "Error: cannot start\ta container")]
+    (found,) = results.start_failures(events, {})
+    assert (found.pod, found.message) == ("a", "Error: cannot start\ta container\nat all")
+
+
+@pytest.mark.parametrize(
+    ("end", "grace", "counts"),
+    [
+        pytest.param("", "", True, id="never deleted"),
+        pytest.param(AT_40, "30", False, id="deleted at 10 with 30 s to end"),
+        pytest.param(AT_12, "0", True, id="deleted only later"),
+    ],
+)
+def test_a_pod_that_is_being_deleted_need_not_start(end, grace, counts):
+    events = results.parse_events(records(("ns", "Pod", "a", AT_10, "Failed", "StartError")))
+    deletions = results.parse_deletions(records(("ns", "a", "", ""), ("ns", "a", end, grace)))
+    assert bool(results.start_failures(events, deletions)) is counts
 
 
 def test_an_image_counts_by_name_and_content():
@@ -137,8 +160,24 @@ def test_an_image_counts_by_name_and_content():
 
 def test_progress_is_heard():
     told = []
-    with progress_server.listening(told.append) as url:
+    with listener.listening(told.append) as url:
         for body in (json.dumps({"msg": f"PASSED {PODS}"}).encode(), b"no json"):
             with urllib.request.urlopen(urllib.request.Request(url, body), timeout=5) as answer:
                 assert answer.status == 200
     assert told == [f"PASSED {PODS}"]
+
+
+@pytest.mark.parametrize(("asked", "status"), [("http://google.com", 200), ("http://example.com/", 502)])
+def test_only_the_precondition_is_answered(asked, status):
+    with listener.listening(print) as url:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": url}))
+        try:
+            with opener.open(asked, timeout=5) as answer:
+                assert answer.status == status
+        except urllib.error.HTTPError as error:
+            assert error.code == status
+            error.close()
+
+
+def test_what_the_watches_print():
+    assert events.template((".a", ".b.c")) == r'{.a}{"\x1f"}{.b.c}{"\x1e"}'

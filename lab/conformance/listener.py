@@ -1,4 +1,9 @@
-"""Hear from the specs' processes as they go: they post each spec's end to a URL."""
+"""What the specs' processes speak to on this machine: they post each spec's end, and ask for the internet.
+
+Before each networking spec upstream fetches http://google.com, as a precondition that is no test of the
+cluster (it is the process itself that does, not a pod). A lab has no internet: the answer comes from here,
+as from an HTTP proxy. Nothing else is answered.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MOST_BYTES = 1 << 20
+PRECONDITION = "http://google.com"
 
 
 @contextlib.contextmanager
@@ -20,7 +26,13 @@ def listening(tell: Callable[[str], object]) -> Iterator[str]:
             size = min(int(self.headers.get("Content-Length") or 0), MOST_BYTES)
             with contextlib.suppress(ValueError, AttributeError):
                 tell(str(json.loads(self.rfile.read(size)).get("msg", "")))
-            self.send_response(200)
+            self._answer(200)
+
+        def do_GET(self) -> None:
+            self._answer(200 if self.path.rstrip("/") == PRECONDITION else 502)
+
+        def _answer(self, status: int) -> None:
+            self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
