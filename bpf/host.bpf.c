@@ -11,6 +11,7 @@
 #include "lib/conntrack.h"
 #include "lib/delivery.h"
 #include "lib/drop.h"
+#include "lib/dsr_accept.h"
 #include "lib/icmp.h"
 #include "lib/nat.h"
 #include "lib/reject.h"
@@ -54,12 +55,30 @@ static __noinline int from_netdev_onward4(struct __sk_buff *skb, struct podwire_
 
 	if (ret)
 		return ret;
-	if ((decision->flags & PODWIRE_CT_TRANSLATED) && !destination->found)
-		decision->flags |= PODWIRE_CT_MASQUERADE;
-	if (decision->flags & PODWIRE_CT_TRANSLATED_BACK)
+	if (destination->found)
+		decision->flags &= ~PODWIRE_CT_DSR;
+	if ((decision->flags & PODWIRE_CT_TRANSLATED_BACK) || (decision->flags & PODWIRE_CT_DSR))
 		decision->flags &= ~PODWIRE_CT_MASQUERADE;
+	else if (!destination->found)
+		decision->flags |= PODWIRE_CT_MASQUERADE;
 	local4_read(packet->tuple.source_address, &source);
 	return conclude4(skb, packet, decision, &source, destination);
+}
+
+/* What another node sent for a frontend of its, to this host itself: the host's answers are translated where
+ * they leave. */
+static __noinline int from_netdev_dsr4(struct __sk_buff *skb, struct podwire_packet *packet,
+				       const struct dsr4_frontend *frontend,
+				       const struct podwire_local4 *destination, struct podwire_ct4 *decision)
+{
+	struct podwire_local4 source;
+	int ret;
+
+	decision->flags |= PODWIRE_CT_VIA_STACK;
+	decision->delivery = PODWIRE_DELIVERY_STACK;
+	local4_read(packet->tuple.source_address, &source);
+	ret = conclude4(skb, packet, decision, &source, destination);
+	return ret < 0 ? ret : dsr4_conclude(packet, frontend, ret);
 }
 
 /* Nothing valid is remembered: whose packet is it? */
@@ -67,12 +86,18 @@ static __noinline int from_netdev_slow4(struct __sk_buff *skb, struct podwire_pa
 {
 	struct podwire_local4 source, destination;
 	struct podwire_ct4 *decision = scratch_decision();
+	struct dsr4_frontend frontend = {};
 	__be32 address = packet->tuple.destination_address;
 	int ret;
 
 	if (!decision)
 		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);
-	if (cfg_services) {
+	if (cfg_services && unlikely(packet->flags & PACKET_OPTIONS)) {
+		ret = dsr4_pull(skb, packet, &frontend);
+		if (ret)
+			return ret;
+	}
+	if (cfg_services && !frontend.address) {
 		ret = service4_from_netdev(skb, packet, decision);
 		if (ret == SERVICE_REJECT)
 			return reject4(skb, packet, false);
@@ -87,6 +112,8 @@ static __noinline int from_netdev_slow4(struct __sk_buff *skb, struct podwire_pa
 
 		if (cfg_services && (decision->flags & CT_ANY_TRANSLATION))
 			return from_netdev_onward4(skb, packet, &destination, decision);
+		if (frontend.address && destination.found)
+			return from_netdev_dsr4(skb, packet, &frontend, &destination, decision);
 
 		if (destination.found)
 			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
@@ -105,7 +132,9 @@ static __noinline int from_netdev_slow4(struct __sk_buff *skb, struct podwire_pa
 		decision->output_ifindex = destination.ifindex;
 		__builtin_memcpy(decision->mac, destination.mac, ETH_ALEN);
 	}
-	return conclude4(skb, packet, decision, &source, &destination);
+	decision->flags &= ~PODWIRE_CT_DSR;
+	ret = conclude4(skb, packet, decision, &source, &destination);
+	return frontend.address && ret >= 0 ? dsr4_conclude(packet, &frontend, ret) : ret;
 }
 
 static __always_inline int from_netdev4(struct __sk_buff *skb, struct podwire_packet *packet)
@@ -136,7 +165,8 @@ static __always_inline int from_netdev4(struct __sk_buff *skb, struct podwire_pa
 			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
 		}
 	}
-	if (likely(!packet_is_syn(packet))) {
+	/* Options may say which service a packet is for: the slow path reads them. */
+	if (likely(!packet_is_syn(packet) && !(cfg_services && (packet->flags & PACKET_OPTIONS)))) {
 		entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
 		if (likely(entry && ct4_current(entry, packet, 0) && ct4_touch(entry, packet)))
 			return deliver_any4(skb, packet, entry);

@@ -27,6 +27,9 @@ static __always_inline int conclude4(struct __sk_buff *skb, struct podwire_packe
 		if (ret)
 			return ret;
 		decision->mtu = cfg_mtu;
+		/* About what came in from the client, which knows the service's address. */
+		if (decision->flags & PODWIRE_CT_TRANSLATED_BACK)
+			decision->flags &= ~PODWIRE_CT_MASQUERADE;
 		if (!(decision->flags & CT_ANY_TRANSLATION) && quoted4_via_stack(&quoted)) {
 			decision->flags |= PODWIRE_CT_VIA_STACK;
 			decision->delivery = PODWIRE_DELIVERY_STACK;

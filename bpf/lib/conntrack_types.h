@@ -31,6 +31,8 @@ enum podwire_ct_flags {
 	PODWIRE_CT_TRANSLATED_BACK = 1U << 5,
 	/* Decided while the datapath translates services; an entry of the other mode is stale. */
 	PODWIRE_CT_SERVICES = 1U << 6,
+	/* Translated, and the backend's node answers the client itself. */
+	PODWIRE_CT_DSR = 1U << 7,
 };
 
 #define CT_ANY_TRANSLATION (PODWIRE_CT_TRANSLATED | PODWIRE_CT_TRANSLATED_BACK)

@@ -18,6 +18,7 @@ enum podwire_pick {
 	PODWIRE_PICK_OK = 0,
 	PODWIRE_PICK_NO_SERVICE = 1, /* the frontend is gone */
 	PODWIRE_PICK_NO_BACKEND = 2,
+	PODWIRE_PICK_LIST_GONE = 3, /* the frontend's list lacks the backend: it is being replaced */
 };
 
 struct podwire_client4 {
@@ -119,47 +120,50 @@ static __always_inline void affinity4_remember(const struct podwire_affinity4_ke
 	bpf_map_update_elem(&podwire_affinity4, key, &value, BPF_ANY);
 }
 
-/* Choose a backend of the frontend `key` for `client`. Returns an enum podwire_pick; `choice` names the
- * service unless that is NO_SERVICE. */
-static __noinline int service4_pick(const struct podwire_service4_key *key,
-				    const struct podwire_client4 *client, struct podwire_choice4 *choice)
+/* One attempt of service4_pick(). */
+static __noinline int service4_try(const struct podwire_service4_key *key,
+				   const struct podwire_client4 *client, struct podwire_choice4 *choice)
 {
-	const struct podwire_service4 *service;
+	const struct podwire_service4 *service = service4_lookup(key);
 	const struct podwire_backend4 *backend;
 	struct podwire_affinity4_key affinity;
 	struct podwire_backend4_key slot;
 	__u32 count, index;
-	int attempt;
 
-	for (attempt = 0; attempt < 2; attempt++) {
-		service = service4_lookup(key);
-		if (!service)
-			return PODWIRE_PICK_NO_SERVICE;
-		choice->service = service->id;
-		choice->flags = service->flags;
-		slot.list = client->external ? service->external_list : service->list;
-		count = client->external ? service->external_count : service->count;
-		if (!count)
-			return PODWIRE_PICK_NO_BACKEND;
-		affinity.client = client->id;
-		affinity.service = service->id;
-		affinity.kind = affinity_kind(service, client);
-		if (service->affinity_seconds &&
-		    affinity4_recall(&affinity, service->affinity_seconds, choice))
-			return PODWIRE_PICK_OK;
-		index = client->index == SERVICE_INDEX_RANDOM ? bpf_get_prandom_u32() : client->index;
-		slot.index = index % count;
-		backend = bpf_map_lookup_elem(&podwire_backends4, &slot);
-		if (backend) {
-			choice->address = backend->address;
-			choice->port = backend->port;
-			if (service->affinity_seconds)
-				affinity4_remember(&affinity, choice);
-			return PODWIRE_PICK_OK;
-		}
-		/* The list was replaced and deleted between two lookups: the frontend names the new one. */
-	}
-	return PODWIRE_PICK_NO_BACKEND;
+	if (!service)
+		return PODWIRE_PICK_NO_SERVICE;
+	choice->service = service->id;
+	choice->flags = service->flags;
+	slot.list = client->external ? service->external_list : service->list;
+	count = client->external ? service->external_count : service->count;
+	if (!count)
+		return PODWIRE_PICK_NO_BACKEND;
+	affinity.client = client->id;
+	affinity.service = service->id;
+	affinity.kind = affinity_kind(service, client);
+	if (service->affinity_seconds && affinity4_recall(&affinity, service->affinity_seconds, choice))
+		return PODWIRE_PICK_OK;
+	index = client->index == SERVICE_INDEX_RANDOM ? bpf_get_prandom_u32() : client->index;
+	slot.index = index % count;
+	backend = bpf_map_lookup_elem(&podwire_backends4, &slot);
+	if (!backend)
+		return PODWIRE_PICK_LIST_GONE;
+	choice->address = backend->address;
+	choice->port = backend->port;
+	if (service->affinity_seconds)
+		affinity4_remember(&affinity, choice);
+	return PODWIRE_PICK_OK;
+}
+
+/* Choose a backend of the frontend `key` for `client`. Returns an enum podwire_pick; `choice` names the
+ * service unless that is NO_SERVICE. */
+static __always_inline int service4_pick(const struct podwire_service4_key *key,
+					 const struct podwire_client4 *client, struct podwire_choice4 *choice)
+{
+	int picked = service4_try(key, client, choice);
+
+	/* The list was replaced and deleted between two lookups: by now the frontend names the new one. */
+	return picked == PODWIRE_PICK_LIST_GONE ? service4_try(key, client, choice) : picked;
 }
 
 /* May the client use a service with PODWIRE_SERVICE_SOURCE_RANGES? */

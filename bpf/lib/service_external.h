@@ -83,5 +83,9 @@ static __noinline int service4_from_netdev(struct __sk_buff *skb, struct podwire
 		return SERVICE_REJECT;
 	}
 	service4_translate(skb, packet, &choice, decision);
+	/* The option tells the frontend, not that the client's port was changed. */
+	if (cfg_dsr && decision->rewrite.source_port == packet->tuple.source_port &&
+	    dsr4_possible(packet, choice.address))
+		decision->flags |= PODWIRE_CT_DSR;
 	return 0;
 }

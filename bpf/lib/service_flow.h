@@ -17,7 +17,7 @@
  * carry the same tuple: above what pods' own stacks use. */
 #define SERVICE_PORT_MIN    61000U
 #define SERVICE_PORTS	    (65536U - SERVICE_PORT_MIN)
-#define SERVICE_PORT_PROBES 16
+#define SERVICE_PORT_PROBES 8
 
 /* Is it a connection that is being translated? Then it keeps its backend, whatever has changed since. Not
  * kept: what a SYN opens over an old connection, and datagrams after a long silence in both directions. */
@@ -47,15 +47,15 @@ static __noinline bool service4_keep(const struct podwire_packet *packet, struct
 				return false;
 		}
 	}
-	decision->flags |= entry->flags & CT_ANY_TRANSLATION;
+	decision->flags |= entry->flags & (CT_ANY_TRANSLATION | PODWIRE_CT_DSR);
 	decision->rewrite = entry->rewrite;
 	decision->service = entry->service;
 	return true;
 }
 
 /* Would the answers be taken for those of another live connection? */
-static __always_inline bool answers4_taken(const struct podwire_tuple4 *tuple,
-					   const struct podwire_ct4 *decision, __u64 now)
+static __noinline bool answers4_taken(const struct podwire_tuple4 *tuple, const struct podwire_ct4 *decision,
+				      __u64 now)
 {
 	struct podwire_tuple4 answers;
 	struct podwire_rewrite4 mine;
@@ -78,9 +78,14 @@ static __noinline int service4_unique_port(const struct podwire_tuple4 *tuple, s
 
 	if (tuple->protocol == IPPROTO_SCTP)
 		return 0;
-	for (probe = 0; probe < SERVICE_PORT_PROBES && answers4_taken(tuple, decision, now); probe++)
+		/* Unrolled: kernels before 6.2 refuse some layouts of a loop. */
+#pragma unroll
+	for (probe = 0; probe < SERVICE_PORT_PROBES; probe++) {
+		if (!answers4_taken(tuple, decision, now))
+			return 0;
 		decision->rewrite.source_port =
-			bpf_htons(SERVICE_PORT_MIN + bpf_get_prandom_u32() % SERVICE_PORTS);
+			bpf_htons((__u16)(SERVICE_PORT_MIN + bpf_get_prandom_u32() % SERVICE_PORTS));
+	}
 	return 0;
 }
 
@@ -89,13 +94,6 @@ static __always_inline bool in_service_range(__be32 address)
 	const struct podwire_ipcache4 *known = ipcache4_lookup(address);
 
 	return known && (known->flags & PODWIRE_IPCACHE_SERVICE);
-}
-
-/* May this packet open a connection? Only a SYN does for TCP: the middle of a connection that no table knows
- * may be one that netfilter translates. */
-static __always_inline bool may_open(const struct podwire_packet *packet)
-{
-	return packet->tuple.protocol != IPPROTO_TCP || packet_is_syn(packet);
 }
 
 /* Remember in `decision` that the packet goes to the backend of `choice`. */

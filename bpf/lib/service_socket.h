@@ -222,14 +222,26 @@ static __always_inline bool backend4_keep(const struct podwire_service4 *service
 	return true;
 }
 
-/* An IPv6 socket that is connected to an IPv4 address names it with every datagram. */
-static __always_inline bool socket_is_connected_to(const struct bpf_sock_addr *ctx,
-						   const struct podwire_service4_key *destination)
+/* A connected socket may still name an address with each datagram, and hears from nobody but its other end.
+ * True: the datagram goes there, which is `backend`. */
+static __always_inline bool socket_is_connected_to(struct bpf_sock_addr *ctx,
+						   const struct podwire_service4_key *destination,
+						   struct podwire_choice4 *backend)
 {
+	const struct podwire_sock_reverse4 *frontend;
 	const struct bpf_sock *socket = ctx->sk;
+	struct podwire_sock4_key key;
 
-	return socket && socket->state == BPF_TCP_ESTABLISHED && socket->dst_ip4 == destination->address &&
-	       socket->dst_port == destination->port;
+	if (!socket || socket->state != BPF_TCP_ESTABLISHED)
+		return false;
+	backend->address = socket->dst_ip4;
+	backend->port = socket->dst_port;
+	/* An IPv6 socket that is connected to an IPv4 address does so by itself. */
+	if (backend->address == destination->address && backend->port == destination->port)
+		return true;
+	sock4_key(ctx, backend->address, backend->port, destination->protocol, &key);
+	frontend = bpf_map_lookup_elem(&podwire_sock_reverse4, &key);
+	return frontend && frontend->address == destination->address && frontend->port == destination->port;
 }
 
 /* A socket sends a datagram. True: to `backend` instead of `destination`. */
@@ -242,8 +254,10 @@ static __always_inline bool socket_sends(struct bpf_sock_addr *ctx,
 	struct podwire_sock_forward4 fresh = {};
 	struct podwire_sock4_key socket;
 
-	if (destination->protocol != IPPROTO_UDP || socket_is_connected_to(ctx, destination))
+	if (destination->protocol != IPPROTO_UDP)
 		return false;
+	if (socket_is_connected_to(ctx, destination, backend))
+		return true;
 	sock4_key(ctx, destination->address, destination->port, destination->protocol, &socket);
 	service = socket_usable(ctx, destination, &key);
 	if (!service) {

@@ -7,6 +7,7 @@
 #include "common.h"
 #include "conntrack.h"
 #include "delivery.h"
+#include "dsr.h"
 #include "icmp.h"
 #include "rewrite.h"
 
@@ -121,9 +122,16 @@ static __noinline int error4_follow(struct __sk_buff *skb, struct podwire_packet
 	entry = error4_entry(packet, &quoted, &way);
 	if (!entry)
 		return 0;
-	decision->flags |= entry->flags & (CT_ANY_TRANSLATION | PODWIRE_CT_MASQUERADE);
+	decision->flags |= entry->flags & (CT_ANY_TRANSLATION | PODWIRE_CT_MASQUERADE | PODWIRE_CT_DSR);
 	decision->rewrite = entry->rewrite;
 	return 0;
+}
+
+/* May this packet open a connection? Only a SYN does for TCP: the middle of a connection that no table knows
+ * may be one that netfilter translates. */
+static __always_inline bool may_open(const struct podwire_packet *packet)
+{
+	return packet->tuple.protocol != IPPROTO_TCP || packet_is_syn(packet);
 }
 
 /* Send a packet of a service's connection on its way. What answers a client is translated last, so a packet
@@ -132,6 +140,10 @@ static __noinline int error4_follow(struct __sk_buff *skb, struct podwire_packet
 static __noinline int deliver_translated4(struct __sk_buff *skb, struct podwire_packet *packet,
 					  const struct podwire_ct4 *decision)
 {
+	struct dsr4_frontend frontend = {
+		.address = packet->tuple.destination_address,
+		.port = packet->tuple.destination_port,
+	};
 	int ret;
 
 	if ((decision->flags & PODWIRE_CT_TRANSLATED_BACK) &&
@@ -139,10 +151,13 @@ static __noinline int deliver_translated4(struct __sk_buff *skb, struct podwire_
 		count_forward(skb, PODWIRE_FORWARD_STACK);
 		return pass_seen(skb, PODWIRE_SEEN_TRANSLATE);
 	}
-	if (packet->flags & PACKET_ICMP_ERROR)
+	if (packet->flags & PACKET_ICMP_ERROR) {
 		ret = translate_error4(skb, packet);
-	else
+	} else {
 		ret = translate4(skb, packet, &decision->rewrite);
+		if (cfg_dsr && !ret && (decision->flags & PODWIRE_CT_DSR) && may_open(packet))
+			ret = dsr4_push(skb, packet, &frontend);
+	}
 	return ret ? ret : deliver4(skb, packet, decision);
 }
 

@@ -191,12 +191,14 @@ class Cluster:
 
     # -- the datapath ----------------------------------------------------------------------------------
 
-    def start(self, objects: Path, *, mode: str, attach: str, services: bool = False) -> None:
+    def start(
+        self, objects: Path, *, mode: str, attach: str, services: bool = False, dsr: bool = False
+    ) -> None:
         """Load and attach everywhere, then tell each node what an agent would.
 
         ``services``: in packets alone; the control group whose sockets are served has no member.
         """
-        settings = ServiceSettings(enabled=services)
+        settings = ServiceSettings(enabled=services, dsr=dsr)
         if services:
             self._cgroup = cgroup.root() / self._prefix
             self._cgroup.mkdir()

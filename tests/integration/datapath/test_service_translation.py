@@ -22,19 +22,23 @@ EXTERNAL = "203.0.113.50"
 POD_DIRECT, POD_TRANSLATED = 4, 5
 
 
-@pytest.fixture(scope="module", params=[f"{mode}-{kind}" for kind in KINDS for mode in ("ebpf", "legacy")])
+@pytest.fixture(
+    scope="module",
+    params=[f"{mode}-{kind}" for kind in KINDS for mode in ("ebpf", "legacy")]
+    + [f"{mode}-{KINDS[0]}-dsr" for mode in ("ebpf", "legacy")],
+)
 def proxied(
     request: pytest.FixtureRequest, objects: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """A running cluster that translates services itself."""
-    mode, kind = request.param.split("-")
+    """A running cluster that translates services itself, also with direct server return."""
+    mode, kind, *rest = request.param.split("-")
     made = Cluster(tmp_path_factory.mktemp("proxied"))
     try:
         made.build()
         for outside in ("10.152.183.0/24", f"{EXTERNAL}/32"):
             made.run("router", "ip", "route", "add", outside, "via", NODE1.ip)
-        made.start(objects, mode=mode, attach=kind, services=True)
-        made.mode = mode
+        made.start(objects, mode=mode, attach=kind, services=True, dsr="dsr" in rest)
+        made.mode, made.dsr = mode, "dsr" in rest
         yield made
     finally:
         made.close()
@@ -96,9 +100,9 @@ def test_a_pod_reaches_a_cluster_ip(proxied: Cluster, services: dict[str, Servic
 
 @pytest.mark.parametrize("backend", ["a", "b", "c", "node1", "node2"])
 def test_the_world_reaches_a_node_port(proxied: Cluster, services: dict[str, Services], backend: str) -> None:
-    """Its address reaches backends of this node; others must answer by this node."""
+    """Its address reaches backends of this node; others must answer by this node, or know to whom."""
     expose(services, ANY, NODE_PORT_NUMBER, backend, flags=NODE_PORT)
-    expected = NODE1.ip if backend in ("c", "node2") else WORLD
+    expected = NODE1.ip if backend in ("c", "node2") and not proxied.dsr else WORLD
     assert exchange(proxied, "world", backend, (NODE1.ip, NODE_PORT_NUMBER)) == expected
 
 
@@ -107,7 +111,7 @@ def test_the_world_reaches_an_external_ip(
     proxied: Cluster, services: dict[str, Services], backend: str
 ) -> None:
     expose(services, EXTERNAL, 443, backend, flags=EXTERNAL_IP)
-    expected = NODE1.ip if backend == "c" else WORLD
+    expected = NODE1.ip if backend == "c" and not proxied.dsr else WORLD
     assert exchange(proxied, "world", backend, (EXTERNAL, 443)) == expected
 
 
