@@ -54,6 +54,8 @@ def copy(source: Map, target: Map) -> tuple[int, str]:
 
     Returns how many were taken over, and why not all (empty when all were).
     """
+    if source.info.type == target.info.type == MapType.HASH_OF_MAPS:
+        return _copy_inner(source, target)
     if source.info.type != target.info.type or source.info.type not in _COPIED:
         return 0, "its content is not carried over (it is counted or learned anew)"
     if source.key.fields != target.key.fields:
@@ -64,6 +66,18 @@ def copy(source: Map, target: Map) -> tuple[int, str]:
             continue
         try:
             target.set(key, fitting(value, target.value))
+        except BpfError as error:
+            return copied, str(error)
+        copied += 1
+    return copied, ""
+
+
+def _copy_inner(source: Map, target: Map) -> tuple[int, str]:
+    copied = 0
+    for key, number in source.items():
+        try:
+            with Map.by_id(number) as inner:
+                target.set_inner(key, inner)
         except BpfError as error:
             return copied, str(error)
         copied += 1

@@ -200,6 +200,17 @@ def test_a_socket_that_turns_to_the_backend_itself_is_shown_the_backend(node):
         assert client.getpeername() == backend
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "mapped"])
+def test_a_connected_socket_that_names_the_frontend_reaches_what_it_is_connected_to(node, family):
+    """It hears from nobody else."""
+    node.service(VIP, 80, node.backends, protocol=UDP)
+    frontend = (VIP if family == socket.AF_INET else mapped(VIP), 80)
+    with node.client(DATAGRAM, family=family) as client:
+        client.connect(frontend)
+        connected = ask(client)
+        assert {ask_at(client, frontend) for _ in range(20)} == {(connected, frontend)}
+
+
 # -- node ports and loopback -----------------------------------------------------------------------------
 
 

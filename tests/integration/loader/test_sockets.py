@@ -208,6 +208,15 @@ def test_maglev_tables_are_put_in_place_and_taken_away(datapath, devices, served
     assert not datapath.maglev_delete(7)
 
 
+def test_a_larger_map_of_tables_keeps_them(datapath, devices, served, build_objects):
+    datapath.apply(served, build_objects(), devices)
+    datapath.maglev_set(7, [3] * 16381)
+    before = dict(datapath.map("podwire_maglev").items())
+    datapath.apply(replace(served, map_entries={"podwire_maglev": 16}), build_objects(), devices)
+    assert datapath.map("podwire_maglev").info.max_entries == 16
+    assert dict(datapath.map("podwire_maglev").items()) == before
+
+
 def test_tables_of_another_size_make_the_map_anew(datapath, devices, served, build_objects):
     datapath.apply(served, build_objects(), devices)
     datapath.maglev_set(7, [0] * 16381)
