@@ -277,7 +277,6 @@ class Agent:
                     log.info("podCIDR is %s", own.pod_cidr)
             except ValueError as error:
                 log.error("%s", error)
-        self.services.refresh(self.cluster)
         report = self.endpoints.sync(full=full)
         if report.drift:
             log.warning("changed by somebody else and put right: %s", report.drift)
@@ -287,6 +286,7 @@ class Agent:
                 self.endpoints.ensure_health(self.config.health_netns)
             except CniError as error:  # the gate reports it; pods can be served all the same
                 log.error("health endpoint: %s", error.msg)
+        self.services.refresh(self.cluster)
 
     def _drain(self) -> None:
         assert self.endpoints

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 BATCH = 500
 """Services worked out at a time: so long nobody else can look at the registry."""
 RETRY = 5.0
-"""Seconds until everything is compared again after a failure."""
+"""Seconds until everything is compared again after a failure, then twice as many each time it fails again."""
 COMPARE = 600.0
 """Seconds between two comparisons of everything without one."""
 NOT_PROGRAMMED = "NotProgrammed"
@@ -78,6 +78,8 @@ class _State:
     known: _Known = field(default_factory=_Known)
     synced: bool = False
     compare_at: float = 0.0
+    retry: float = RETRY
+    """Seconds to the next comparison if something fails again."""
     failures: tuple[Failure, ...] = ()
     trouble: str = ""
     """Why the tables cannot be reached at all."""
@@ -207,17 +209,22 @@ class ServiceController:
                 if self._state.trouble != str(error):
                     log.error("services cannot be written: %s", error)
                 self._state.trouble = str(error)
-                self._state.compare_at = time.monotonic() + RETRY
+                self._compare_after_failure()
             except Exception as error:
                 log.exception("services")
                 self._state.trouble = f"{type(error).__name__}: {error}"
-                self._state.compare_at = time.monotonic() + RETRY
+                self._compare_after_failure()
 
     def _pause(self) -> float | None:
         """Seconds to wait for news at most."""
         if not self._ready():
             return None
         return max(0.0, self._state.compare_at - time.monotonic())
+
+    def _compare_after_failure(self) -> None:
+        """A comparison of ten thousand services takes seconds: what keeps failing is tried less and less."""
+        self._state.compare_at = time.monotonic() + self._state.retry
+        self._state.retry = min(2 * self._state.retry, COMPARE)
 
     def _ready(self) -> bool:
         return self._state.known.services and self._state.known.slices
@@ -242,8 +249,9 @@ class ServiceController:
             outcome = self._maps.apply(changes)
             self.counts.changes += 1
             self.counts.last_change_seconds = time.monotonic() - started
-            if outcome.failures:
-                self._state.compare_at = time.monotonic() + RETRY
+            if outcome.failures or self._state.failures:  # or there may be room now for what failed before
+                self._state.retry = RETRY
+                self._compare_after_failure()
             # New failures are added to the known ones: only a comparison finds out that one is over.
             self._done(outcome, changes, (*self._state.failures, *outcome.failures))
 
@@ -281,7 +289,10 @@ class ServiceController:
                 outcome.removed,
             )
         self._state.synced = True
-        self._state.compare_at = now + (RETRY if outcome.failures else COMPARE)
+        if outcome.failures:
+            self._compare_after_failure()
+        else:
+            self._state.compare_at, self._state.retry = now + COMPARE, RETRY
         self._done(outcome, everything, tuple(outcome.failures))
 
     def _done(self, outcome: Outcome, changes: Changes, failures: tuple[Failure, ...]) -> None:

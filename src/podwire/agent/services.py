@@ -23,7 +23,7 @@ from podwire.agent.service_maps import ServiceMaps
 from podwire.agent.service_sockets import REVERSE, Ended, end_sockets
 from podwire.agent.service_source import FileServices, KubernetesServices, ServiceSource
 from podwire.agent.service_tables import BACKENDS, MAGLEV, SERVICES
-from podwire.datapath import Datapath, ServiceSettings
+from podwire.datapath import Datapath, DatapathError, ServiceSettings
 from podwire.kube.events import Event, Reporter, Subject
 from podwire.kube.reflector import Connection
 from podwire.service.model import HostPort, Name, Problem
@@ -240,7 +240,10 @@ class Services:
 
     def _socket_state(self) -> str:
         """``attached``, or why services are translated per packet alone."""
-        known = self._datapath.place.known()
+        try:
+            known = self._datapath.place.known()
+        except DatapathError as error:
+            return str(error)
         if not known.config.services.enabled:
             return "the datapath is loaded without services"
         return known.sockets_reason or "attached"

@@ -51,9 +51,12 @@ class Cluster:
         assert process.stdout.readline().strip() == "ready"
         return process
 
-    def keep(self, client: Pod, protocol: str, address: str, number: int) -> Talk:
-        """A client that goes on asking over one connection."""
-        process = client.popen(sys.executable, SCRIPT, "keep", protocol, address, str(number))
+    def keep(self, client: Pod, protocol: str, address: str, number: int, *, in_socket: bool = True) -> Talk:
+        """A client that goes on asking over one connection; services are translated in its socket, or only
+        per packet."""
+        process = client.popen(
+            sys.executable, SCRIPT, "keep", protocol, address, str(number), in_cgroup=in_socket
+        )
         self._stack.callback(end, process)
         return Talk(process)
 
@@ -251,6 +254,17 @@ def test_udp_sockets_are_released_when_their_backend_leaves(
         # By which of its calls the client learns of it is a matter of luck.
         assert talk.names() - {"b1", "b2"} in ({"ConnectionAbortedError"}, {"OSError"})
     assert direct.names() == {"b1"}  # it never asked for the service
+
+
+def test_udp_that_is_translated_per_packet_moves_to_another_backend_unnoticed(
+    network: Network, cluster: Cluster, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+) -> None:
+    publish(network, *web(endpoint(backends[0].address, "node1")))
+    talk = cluster.keep(pair[0].add("c"), "udp", VIP, 80, in_socket=False)
+    eventually(lambda: talk.answers)
+    publish(network, *web(endpoint(backends[1].address, "node2")))
+    eventually(lambda: "b2" in talk.names(), 3)
+    assert talk.names() == {"b1", "b2"}
 
 
 def test_host_ports_lead_to_the_pod_and_go_with_it(
