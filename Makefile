@@ -21,7 +21,8 @@ E2E_LAB := $(if $(filter podwire,$(LAB)),molecule,$(LAB))
 
 .DEFAULT_GOAL := help
 .PHONY: help bootstrap build machines up check conformance status ssh reboot down test lint unit bpf bpf-6.1 integration \
-	collection e2e lint-python lint-types lint-yaml lint-ansible lint-c benchmark benchmark-cni benchmark-path format pins
+	collection e2e lint-python lint-types lint-yaml lint-ansible lint-c benchmark benchmark-cni benchmark-path \
+	benchmark-services format pins
 
 help: ## print this help
 	@awk 'BEGIN {FS = ":.*## "; \
@@ -111,6 +112,12 @@ benchmark-cni: bootstrap ## CNI ADD, the agent's memory and start (root)
 benchmark-path: bootstrap ## pod to pod beside a minimal program and a bare veth pair (root)
 	@# Without a shell between: a signal for make reaches the benchmark, which cleans up.
 	env PYTHONPATH=.:src:collections $(BIN)/python -m benchmarks.pod_path
+
+benchmark-services: bootstrap ## up to 10,000 services by podwire and by kube-proxy: build/services.json and .png (root)
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements/benchmark.txt
+	@mkdir -p build
+	env PYTHONPATH=.:src:collections $(BIN)/python -m benchmarks.services \
+	    --json build/services.json --plot build/services.png
 
 ## Upkeep
 format: bootstrap ## format Python and C
