@@ -101,6 +101,7 @@ static __noinline int to_pod_untracked4(struct podwire_packet *packet)
 
 static __always_inline int to_pod4(struct __sk_buff *skb, struct podwire_packet *packet)
 {
+	bool marked = cfg_services && skb->tc_index == PODWIRE_SEEN_TRANSLATE;
 	struct podwire_ct4 *entry;
 	int ret;
 
@@ -111,20 +112,19 @@ static __always_inline int to_pod4(struct __sk_buff *skb, struct podwire_packet 
 	ret = parse4(skb, packet);
 	if (ret)
 		return ret;
-	if (cfg_services) {
-		bool marked = skb->tc_index == PODWIRE_SEEN_TRANSLATE;
-
+	entry = packet->flags & PACKET_ICMP_ERROR ? NULL : bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
+	if (cfg_services && (marked || packet->flags & PACKET_ICMP_ERROR ||
+			     (entry && (entry->flags & PODWIRE_CT_TRANSLATED_BACK)))) {
 		ret = translate_leaving4(skb, packet, marked);
+		if (ret < 0)
+			return ret;
 		if (ret) {
-			if (ret < 0)
-				return ret;
 			count_forward(skb,
 				      marked ? PODWIRE_FORWARD_POD_DIRECT : PODWIRE_FORWARD_POD_TRANSLATED);
 			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
 		}
 	}
 	if (!(packet->flags & PACKET_ICMP_ERROR)) {
-		entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
 		if (entry && (entry->flags & PODWIRE_CT_VIA_STACK) && !packet_is_syn(packet)) {
 			ct4_touch(entry, packet);
 		} else {
