@@ -66,6 +66,8 @@ def _first_line(message: str) -> str:
 
 def run(lab: Lab, directory: Path, progress: Progress, *, focus: str = "", streams: int = STREAMS) -> Outcome:
     """Run the specs. ``directory`` is the artifact with e2e.test; ``focus`` narrows the selection further."""
+    if len(lab.nodes) < 2:
+        raise LabError("some specs want pods on two nodes", "make up NODES=2, or more, with another LAB=name")
     cluster = checks.Cluster(lab)
     with progress.step("specs' images") as step:
         dns.ensure(cluster, step.log)
