@@ -217,14 +217,14 @@ class Agent:
         if self._early_nodes is not None:
             cluster.set_nodes(self._early_nodes)  # what came while this was being built
         await self.run(self._sync, True)
-        service_settings = ServiceSettings.from_dict(settings.get("services", {}))
-        await self.run(self.services.begin, cluster, endpoints.all(), service_settings)
         self.events.open()
         self._watch = self._watch or HostWatch(self._is_node_device, self._take_host_change)
         if self.config.netfilter_counter:
             await self.run(self._install_firewall)
         await self.run(self._drain)
         self._problem = ""
+        service_settings = ServiceSettings.from_dict(settings.get("services", {}))
+        await self.run(self.services.begin, cluster, service_settings)
 
     def _is_node_device(self, index: int) -> bool:
         return self.cluster is not None and self.cluster.is_node_device(index)

@@ -233,7 +233,10 @@ class ServiceController:
         started = time.monotonic()
         with self.guard:
             for job in jobs:
-                job(self.registry)
+                try:
+                    job(self.registry)
+                except Exception:  # the others must not get lost for it
+                    log.exception("taking changes of services")
         if not self._ready():
             return
         if self._state.synced and started < self._state.compare_at:

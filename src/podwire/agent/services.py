@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from podwire.agent.cluster import Cluster
@@ -65,8 +65,9 @@ class Services:
 
     # -- life --------------------------------------------------------------------------------------
 
-    def begin(self, cluster: Cluster, endpoints: Iterable[Endpoint], settings: ServiceSettings) -> None:
-        """Take over what an earlier agent left, and follow services from now on. Blocks.
+    def begin(self, cluster: Cluster, settings: ServiceSettings) -> None:
+        """Take over what an earlier agent left, and follow services from now on. Blocks, for about a
+        second where there are ten thousand.
 
         Raises DatapathError or BpfError."""
         self._settings = settings
@@ -78,9 +79,9 @@ class Services:
             self._in_loop(self._flows.add), self._in_loop(self.health_ports.set_checks), self._report
         )
         controller = ServiceController(maps, cluster.service_context(settings), self._limits(), hooks)
-        self._set_host_ports(controller, by_pod(endpoints))
         self._maps = self._pinned_maps()
         self.controller = controller
+        self.take_endpoints(self._endpoints)  # before anything is written, lest their host ports be removed
         self.refresh(cluster)
         controller.start()
         self._source = self._make_source(controller)
