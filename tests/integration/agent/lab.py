@@ -188,13 +188,15 @@ class Node:
         # Not `ip netns exec`: that mounts another /sys, and the programs' pins would be out of sight.
         return run(*self.inside("nsenter", f"--net=/run/netns/{self.netns}", *command), check=check)
 
-    def load(self, mode: str = "ebpf") -> None:
-        """Load the datapath, as the role does before it starts the agent."""
+    def load(self, mode: str = "ebpf", **services: Any) -> None:
+        """Load the datapath, as the role does before it starts the agent. ``services``: settings of services;
+        they are on when the agent is to keep them."""
+        enabled = bool(self.settings.get("kube_proxy_replacement"))
         config = DatapathConfig(
             node_ip=self.address,
             host_routing=mode,
             map_entries=self.map_entries,
-            services=ServiceSettings(enabled=bool(self.settings.get("kube_proxy_replacement"))),
+            services=ServiceSettings(**{"enabled": enabled, **services}),
         )
         fd = netns.open_netns(f"/run/netns/{self.netns}")
         with netns.closing(fd), netns.entered(fd):

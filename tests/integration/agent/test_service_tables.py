@@ -119,6 +119,47 @@ def test_a_restarted_agent_takes_over_and_removes_what_went_meanwhile(
     assert after.frontends[key].service == before.frontends[key].service
 
 
+def test_the_agent_comes_first_and_the_datapath_follows(network: Network) -> None:
+    """The order of a rollout: at no time does the datapath translate with empty tables."""
+    node = network.add_node(kube_proxy_replacement=True)
+    node.load(enabled=False)
+    network.write_services(WEB, WEB_SLICE)
+    node.start()
+    eventually(lambda: synced(node))
+    assert Tables(node).backends("10.202.0.10", 80) == ["10.201.1.5:8080", "10.201.1.6:8080"]
+    assert any("loaded without services" in text for text in node.get("/v1/status")["problems"])
+    eventually(lambda: node.get("/v1/health?probe=0")["ok"])
+    checks = {check["name"]: check["ok"] for check in node.get("/v1/health?probe=1")["checks"]}
+    assert not checks["services"]
+    node.load()
+    eventually(lambda: node.get("/v1/health?probe=1")["ok"])
+    assert node.get("/v1/status")["problems"] == []
+    assert node.get("/v1/status")["services"]["socket"] == "attached"
+
+
+def test_maps_that_an_upgrade_put_in_place_are_filled(started: Callable[..., Node], network: Network) -> None:
+    node = started(WEB, WEB_SLICE)
+    node.map_entries = {"podwire_backends4": 1000}
+    node.load()
+    eventually(lambda: Tables(node).backends("10.202.0.10", 80) == ["10.201.1.5:8080", "10.201.1.6:8080"])
+    assert node.datapath.map("podwire_backends4").info.max_entries == 1000
+
+
+def test_maglev_tables_are_made_and_removed(started: Callable[..., Node], network: Network) -> None:
+    ports = port(80, 8080, nodePort=30080)
+    node = started(
+        service("web", "10.202.0.10", ports, type="NodePort"), WEB_SLICE, service_algorithm="maglev"
+    )
+    tables = node.datapath.map("podwire_maglev")
+    assert len(tables) == 1
+    changed = slice_of("web", [endpoint("10.201.1.9")], {"port": 8080})
+    network.write_services(service("web", "10.202.0.10", ports, type="NodePort"), changed)
+    eventually(lambda: Tables(node).backends("10.202.0.10", 80) == ["10.201.1.9:8080"])
+    eventually(lambda: {key for key, _ in tables.items()} == set(Tables(node).used_lists()))
+    network.write_services()
+    eventually(lambda: not len(tables))
+
+
 def test_a_full_table_is_a_problem_of_the_service_that_does_not_fit(
     started: Callable[..., Node], network: Network
 ) -> None:
