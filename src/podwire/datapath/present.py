@@ -6,7 +6,7 @@ Names come from the enums in the datapath's own type information, so they never 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ def entry(key: Any, value: Any, names: Names, now: int) -> dict[str, Any]:
     ).items():
         merged[f"to_{name}" if name in key_fields else name] = item
     shown: dict[str, Any] = {}
-    for name, item in merged.items():
+    for name, item in _flat(merged):
         if name in _HIDDEN:
             continue
         if name in _CLOCK_FIELDS:
@@ -80,6 +80,16 @@ def entry(key: Any, value: Any, names: Names, now: int) -> dict[str, Any]:
         else:
             shown[name] = _field(name, item, names)
     return shown
+
+
+def _flat(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A struct inside a value as fields of its own: None when nothing in it is set."""
+    for name, item in fields.items():
+        if isinstance(item, Mapping):
+            for inner, part in item.items():
+                yield f"{name}_{inner}", part if any(item.values()) else None
+        else:
+            yield name, item
 
 
 def summed(values: Iterable[Any]) -> Any:

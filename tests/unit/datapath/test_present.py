@@ -31,6 +31,16 @@ def test_addresses_macs_names_and_ages_are_readable():
     }  # fmt: skip
 
 
+def test_a_struct_inside_a_value_becomes_fields():
+    value = {"rewrite": {"destination_address": 0x0A000001, "destination_port": 0}}
+    assert entry({}, value, Names({}, {}), 0) == {
+        "rewrite_destination_address": "10.0.0.1",
+        "rewrite_destination_port": 0,
+    }
+    empty = {"rewrite": {"destination_address": 0, "destination_port": 0}}
+    assert set(entry({}, empty, Names({}, {}), 0).values()) == {None}
+
+
 def test_unknown_numbers_are_shown_not_hidden():
     assert entry({"protocol": 200}, {"delivery": 9}, CT, 0) == {"protocol": "200", "delivery": "9"}
     assert flag_names(0b101, {1: "one"}) == ["one", "0x4"]
