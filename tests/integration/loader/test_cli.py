@@ -12,8 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.control_group import ControlGroup
+
 from .conftest import build_repository_objects
 
+# A machine with unified control groups, of which the node has a part: as in a container.
+ENTER_CGROUPS = """
+umount --recursive /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+"""
 ENTER = """
 set -e
 mount -t tmpfs run /run
@@ -28,7 +35,7 @@ class CliNode:
     """Runs commands inside the namespaces of a process that holds them open."""
 
     def __init__(self, holder: subprocess.Popen[str]) -> None:
-        self._enter = ["nsenter", f"--target={holder.pid}", "--mount", "--net"]
+        self._enter = ["nsenter", f"--target={holder.pid}", "--mount", "--net", "--cgroup"]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         code = "import sys; from podwire.cli.main import main; sys.exit(main())"
@@ -48,10 +55,12 @@ class CliNode:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[CliNode]:
+def cli(tmp_path: Path, cgroup: ControlGroup) -> Iterator[CliNode]:
     environment = {**os.environ, "STATE": str(tmp_path)}
+    join = f'echo $$ >{cgroup.path}/cgroup.procs; exec "$@"'
+    unshare = ["unshare", "--mount", "--net", "--cgroup", "--propagation=private"]
     holder = subprocess.Popen(
-        ["unshare", "--mount", "--net", "--propagation=private", "sh", "-c", ENTER],
+        ["sh", "-c", join, "-", *unshare, "sh", "-c", ENTER_CGROUPS + ENTER],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     holder.stdin.write("ready\n")
@@ -85,7 +94,17 @@ def test_apply_status_lists_and_remove(cli, apply, kind):
     assert [row["name"] for row in cli.json("bpf", "program", "list")] == [
         p["name"] for p in status["programs"]
     ]
-    for kind_of_entry in ("endpoint", "ct", "nat", "ipcache", "frag", "slot"):
+    for kind_of_entry in (
+        "endpoint",
+        "ct",
+        "nat",
+        "ipcache",
+        "frag",
+        "slot",
+        "service",
+        "backend",
+        "affinity",
+    ):
         assert cli.json("bpf", kind_of_entry, "list") == []
         assert "none" in cli.run("bpf", kind_of_entry, "list").stdout
     metrics = cli.json("bpf", "metrics", "list")
@@ -126,3 +145,29 @@ def test_restore_repeats_the_last_apply(cli, apply):
     assert cli.json("datapath", "status", status=3)["problems"]
     assert cli.json("datapath", "restore")["changed"]
     assert cli.json("datapath", "status")["problems"] == []
+
+
+def test_services_are_turned_on_for_the_nodes_own_control_groups_and_off(cli, apply, cgroup):
+    done = cli.json(*apply, "--services", "--node-ports", "30000-31000", "--maglev-size", "251")
+    assert "attach connect4 to control group /sys/fs/cgroup" in done["steps"]
+    sockets = done["facts"]["sockets"]
+    assert (sockets["enabled"], sockets["cgroup"], sockets["reason"]) == (True, "/sys/fs/cgroup", "")
+    assert "at /sys/fs/cgroup" in cli.run("datapath", "status").stdout
+    assert done["after"]["config"]["services"]["node_port_max"] == 31000
+    assert (
+        cli.json(*apply, "--services", "--node-ports", "30000-31000", "--maglev-size", "251")["steps"] == []
+    )
+    assert cli.json("bpf", "socket", "list") == []
+    # The real thing: the programs are those of the node's part of the tree, and of nothing above.
+    tree = subprocess.run(
+        ["bpftool", "cgroup", "show", str(cgroup.path)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "podwire_connect" in tree
+
+    off = cli.json(*apply)
+    assert "detach connect4 from its control group" in off["steps"]
+    assert off["facts"]["sockets"]["attached"] == []
+    refused = cli.run(*apply, "--services", "--maglev-size", "1000", "-o", "json")
+    assert refused.returncode == 1
+    assert "1000 is not a prime" in refused.stdout + refused.stderr
+    assert cli.json("datapath", "remove")["changed"]
