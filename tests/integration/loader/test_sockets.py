@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from podwire.bpf import Link, MapType
+from podwire.bpf import Link, MapType, Program
 from podwire.bpf import Map as BpfMap
-from podwire.datapath import Datapath, DatapathConfig, DatapathError, ServiceSettings, sockets
+from podwire.datapath import Datapath, DatapathConfig, DatapathError, ServiceSettings, sockets, state
 from podwire.datapath.hooks import CGROUP_HOOKS, SOCKET_PROGRAMS
 from podwire.net import netns as namespaces
 
@@ -191,6 +192,50 @@ def test_the_hosts_namespace_is_known_by_its_cookie(datapath, devices, served, c
     digest = datapath.status().digest
     datapath.apply(config, build_objects(), devices)
     assert datapath.status().digest != digest
+
+
+@pytest.mark.parametrize("direction", ["on", "off"])
+@pytest.mark.parametrize("call", [1, 12, 18, 20, 30])
+def test_a_crash_at_any_step_of_the_change_is_repaired_by_the_next_run(
+    datapath, devices, served, config, build_objects, cgroup, monkeypatch, call, direction
+):
+    """On: 11 programs pinned, 7 links pinned, 11 programs renamed, the state written. Off: 4 programs pinned,
+    7 links detached, 4 programs renamed, 7 removed with one link pin each and two maps, the state written."""
+    before, after = (config, served) if direction == "on" else (served, config)
+    datapath.apply(before, build_objects(), devices)
+    remaining = [call]
+
+    def dying(original):
+        def wrapper(*args, **kwargs):
+            remaining[0] -= 1
+            if remaining[0] == 0:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Program, "pin", dying(Program.pin))
+        patch.setattr(Link, "pin", dying(Link.pin))
+        patch.setattr(Link, "detach", dying(Link.detach))
+        patch.setattr(Path, "rename", dying(Path.rename))
+        patch.setattr(Path, "unlink", dying(Path.unlink))
+        patch.setattr(state, "write", dying(state.write))
+        with contextlib.suppress(KeyboardInterrupt):
+            datapath.apply(after, build_objects(), devices)
+    assert remaining[0] <= 0, "every call that is listed is made"
+
+    datapath.apply(after, build_objects(), devices)
+    status = datapath.status()
+    assert status.problems == []
+    assert status.sockets["attached"] == (HOOKS if direction == "on" else [])
+    assert not list(datapath.pin_root.rglob("*-new"))
+    assert (datapath.pins.program_ids().keys() >= SOCKET_PROGRAMS.keys()) is (direction == "on")
+    assert ("podwire_sockets" in datapath.map_names()) is (direction == "on")
+    assert not datapath.apply(after, build_objects(), devices).changed
+    seen = connections(datapath)
+    cgroup.connect()
+    assert connections(datapath) - seen == (1 if direction == "on" else 0)
 
 
 def test_maglev_tables_are_put_in_place_and_taken_away(datapath, devices, served, build_objects):
