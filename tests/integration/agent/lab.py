@@ -224,12 +224,17 @@ class Node:
         return code
 
     def ready(self) -> bool:
+        return self.reachable() and bool(self.get("/v1/status")["ready"])
+
+    def reachable(self) -> bool:
+        """Does the agent answer?"""
         assert self.agent
         assert self.agent.poll() is None, f"the agent ended:\n{self.log()}"
         try:
-            return bool(self.get("/v1/status")["ready"])
+            self.get("/v1/status")
         except OSError:
             return False
+        return True
 
     def log(self) -> str:
         return self.log_file.read_text() if self.log_file.exists() else ""
