@@ -61,6 +61,7 @@ rules:
   sample: []
 """
 
+import subprocess
 import time
 from typing import Any
 
@@ -68,6 +69,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kube_proxy import (
     CLEANUP,
+    POLL_INTERVAL,
     Rules,
     not_there,
     serves,
@@ -75,6 +77,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kube_proxy i
     wait_for,
 )
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_module import ARGUMENTS, Node, run
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_ready import wait_ready
 
 SPEC: dict[str, dict[str, Any]] = {
     **ARGUMENTS,
@@ -82,6 +85,9 @@ SPEC: dict[str, dict[str, Any]] = {
 }
 #: How long kube-proxy may take to delete its rules before that counts as failed, in seconds.
 CLEANUP_SECONDS = 60.0
+#: Cleaning up is over when kubelite has run for so long, in seconds.
+SETTLED_SECONDS = 10.0
+UNIT = "snap.microk8s.daemon-kubelite.service"
 
 
 def told(before: list[str], after: list[str], **more: Any) -> dict[str, Any]:
@@ -102,8 +108,35 @@ def gone(node: Node, rules: Rules) -> dict[str, Any]:
     before, done = wait_for(rules.found, lambda found: not serves(found), deadline)
     if not done:
         raise still_there(before)
+    settle(node)
     removed = rules.remove()
     return told(list(before), rules.found(), changed=bool(removed), removed=removed)
+
+
+def settle(node: Node) -> None:
+    """Wait until kubelite has survived kube-proxy's cleaning up.
+
+    An error in it ends the whole process, such as when kubelet, which starts beside it, makes a chain again
+    that it is about to delete. Then systemd starts kubelite again, and it succeeds.
+    """
+    while (left := SETTLED_SECONDS - uptime(UNIT)) > 0 and time.monotonic() < node.deadline:
+        time.sleep(min(left, POLL_INTERVAL))
+    wait_ready(node.kubectl, node.snapd, deadline=node.deadline)
+
+
+def uptime(unit: str) -> float:
+    """For how many seconds a service has been active; 0 when it is not."""
+    shown = subprocess.run(
+        ["systemctl", "show", "--property=ActiveState,ActiveEnterTimestampMonotonic", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    facts = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    since = facts.get("ActiveEnterTimestampMonotonic", "")
+    if facts.get("ActiveState") != "active" or not since.isdecimal():
+        return 0.0
+    return time.clock_gettime(time.CLOCK_MONOTONIC) - int(since) / 1e6
 
 
 def back(node: Node, rules: Rules) -> dict[str, Any]:
