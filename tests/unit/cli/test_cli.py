@@ -80,6 +80,26 @@ DROP = {
     "suppressed": 4,
     "cpu": 0,
 }
+TRANSLATION = {
+    "number": 6,
+    "time": 0.25,
+    "service": "default/web:http",
+    "service_id": 7,
+    "direction": "egress",
+    "program": "from_pod",
+    "ifindex": 4,
+    "protocol": "TCP",
+    "source": "10.1.1.2",
+    "source_port": 4000,
+    "destination": "10.152.183.9",
+    "destination_port": 80,
+    "new_source": "10.1.1.2",
+    "new_source_port": 4000,
+    "new_destination": "10.1.1.3",
+    "new_destination_port": 8080,
+    "suppressed": 0,
+    "cpu": 0,
+}
 ANSWERS: dict[str, tuple[int, Any]] = {
     "/v1/status": (200, STATUS),
     "/v1/endpoints": (
@@ -92,6 +112,7 @@ ANSWERS: dict[str, tuple[int, Any]] = {
     ),
     "/v1/health?probe=0": (200, {"ok": True, "checks": []}),
     "/v1/metrics": (503, {"error": "the datapath is not loaded yet"}),
+    "/v1/translations?limit=20": (200, {"last": 6, "lost": 0, "events": [TRANSLATION]}),
     "/v1/drops?limit=20": (200, {"last": 5, "lost": 0, "events": [DROP]}),
 }
 
@@ -192,6 +213,51 @@ def test_failed_check_is_exit_status_1(agent: str, capsys: pytest.CaptureFixture
 def test_refusal_of_the_agent_is_shown(agent: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--socket", agent, "metrics"]) == 1
     assert "the datapath is not loaded yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {},
+            "default/web:http TCP 10.1.1.2:4000 -> 10.152.183.9:80 => 10.1.1.3:8080 (from_pod, interface 4)",
+        ),
+        ({"service": ""}, "service 7 TCP 10.1.1.2:4000 -> "),
+        ({"new_source": "169.254.42.1"}, "=> 10.1.1.3:8080 from 169.254.42.1:4000 ("),
+        ({"ifindex": 0, "program": "connect"}, "(connect)"),
+        ({"suppressed": 3}, ", 3 more not shown)"),
+    ],
+)
+def test_a_translation_is_a_line(changes: dict[str, Any], expected: str) -> None:
+    assert expected in monitor.line({**TRANSLATION, **changes}, monitor.TRANSLATE)
+
+
+def test_translations_are_asked_for_by_type(agent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--socket", agent, "monitor", "--type", "translate"]) == 0
+    assert "default/web:http" in capsys.readouterr().out
+
+
+SERVING = {
+    "enabled": True, "synced": True, "services": 3, "frontends": 4, "backends": 9, "problems": 0,
+    "socket": "attached", "source": {"connected": True, "detail": "https://127.0.0.1:16443"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("services", "text", "good"),
+    [
+        ({"enabled": False}, "left to kube-proxy", None),
+        ({"enabled": True, "synced": False}, "not begun yet", False),
+        (SERVING, "3 with 4 frontends and 9 backends", True),
+        ({**SERVING, "synced": False}, "not known completely yet (https://127.0.0.1:16443)", False),
+        ({**SERVING, "socket": "no cgroup2"}, "not in sockets: no cgroup2", False),
+        ({**SERVING, "problems": 2}, "2 problems (podwire service list)", False),
+    ],
+)
+def test_the_status_says_who_serves_services(services: dict[str, Any], text: str, good: bool | None) -> None:
+    found = next(line for line in facts({**STATUS, "services": services}) if line[0] == "Services")
+    assert text in found[1]
+    assert found[2] is good
 
 
 def test_drop_is_one_line() -> None:
