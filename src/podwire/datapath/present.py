@@ -70,7 +70,7 @@ def entry(key: Any, value: Any, names: Names, now: int) -> dict[str, Any]:
     for name, item in (
         value_fields if isinstance(value_fields, Mapping) else {"value": value_fields}
     ).items():
-        merged[f"to_{name}" if name in key_fields else name] = item
+        merged[f"to_{name}" if name in key_fields.keys() - _HIDDEN else name] = item
     shown: dict[str, Any] = {}
     for name, item in _flat(merged):
         if name in _HIDDEN:

@@ -53,6 +53,11 @@ def test_a_value_with_the_name_of_a_key_field_keeps_both():
     }
 
 
+def test_padding_is_not_shown_where_key_and_value_have_some():
+    shown = entry({"address": 1, "pad": 0}, {"port": 80, "pad": 0}, Names({}, {}), 0)
+    assert shown == {"address": "0.0.0.1", "port": 80}
+
+
 def test_scalar_maps_have_key_and_value():
     assert entry(3, 4, Names({}, {}), 0) == {"key": 3, "value": 4}
 
