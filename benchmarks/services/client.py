@@ -53,13 +53,18 @@ def connect(port: str) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         address, count = line.split()
-        times = [_connect((address, int(port))) for _ in range(int(count))]
+        try:
+            times = [_connect((address, int(port))) for _ in range(int(count))]
+        except OSError as error:
+            print(error, flush=True)
+            return
         print(sorted(times)[len(times) // 2] / 1000, flush=True)
 
 
 def _connect(address: tuple[str, int]) -> int:
     """Nanoseconds of one connect()."""
     with socket.socket() as connection:
+        connection.settimeout(5)
         started = time.perf_counter_ns()
         connection.connect(address)
         took = time.perf_counter_ns() - started

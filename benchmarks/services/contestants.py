@@ -145,9 +145,15 @@ class Contestant(ABC):
             self._connector.stdout.readline()
         assert self._connector.stdin
         assert self._connector.stdout
-        self._connector.stdin.write(f"{self.addresses[turn % SERVICES]} {count}\n")
+        address = self.addresses[turn % SERVICES]
+        self._connector.stdin.write(f"{address} {count}\n")
         self._connector.stdin.flush()
-        return float(self._connector.stdout.readline())
+        answer = self._connector.stdout.readline().strip()
+        try:
+            return float(answer)
+        except ValueError as error:
+            where = f"{self.name}, from {self.client.netns} to {address}"
+            raise RuntimeError(f"{where}: {answer or 'the client ended'}") from error
 
     def netperf(self, round_number: int, seconds: int) -> float:
         """TCP_CRR transactions per second to a service: every one is a connection of its own."""
