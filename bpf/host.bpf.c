@@ -51,8 +51,12 @@ static __noinline int from_netdev_onward4(struct __sk_buff *skb, struct podwire_
 					  struct podwire_ct4 *decision)
 {
 	struct podwire_local4 source;
-	int ret = route4(skb, packet, decision->rewrite.destination_address, destination, decision);
+	int ret;
 
+	local4_read(packet->tuple.source_address, &source);
+	if (source.found)
+		return refuse(packet, PODWIRE_DROP_INVALID_SOURCE_IP);
+	ret = route4(skb, packet, decision->rewrite.destination_address, destination, decision);
 	if (ret)
 		return ret;
 	if (destination->found)
@@ -61,7 +65,6 @@ static __noinline int from_netdev_onward4(struct __sk_buff *skb, struct podwire_
 		decision->flags &= ~PODWIRE_CT_MASQUERADE;
 	else if (!destination->found)
 		decision->flags |= PODWIRE_CT_MASQUERADE;
-	local4_read(packet->tuple.source_address, &source);
 	return conclude4(skb, packet, decision, &source, destination);
 }
 

@@ -622,3 +622,15 @@ def test_a_spoofed_source_reaches_no_service(proxy: Node) -> None:
     proxy.from_pod(of(POD_A) / tcp(POD_A.address, VIP))
     stolen = proxy.from_pod(of(POD_B) / tcp(POD_A.address, VIP, flags="A"), POD_B)
     assert stolen.reason == 132
+
+
+@pytest.mark.parametrize("backend", [POD_B.address, REMOTE_POD, NODE_IP])
+@pytest.mark.parametrize("pretended", [POD_A.address, NODE_IP])
+def test_nobody_outside_pretends_to_be_a_client_of_this_node(
+    proxy: Node, backend: str, pretended: str
+) -> None:
+    proxy.services.expose(s.ANY, NODE_PORT, TCP_PROTO, [(backend, 8080)], flags=s.NODE_PORT)
+    proxy.from_pod(of(POD_A) / tcp(POD_A.address, NODE_IP, dport=NODE_PORT))
+    for flags in ("S", "A") if pretended == POD_A.address else ("S",):
+        packet = outside() / tcp(pretended, NODE_IP, dport=NODE_PORT, flags=flags)
+        assert proxy.from_netdev(packet).reason == 132
