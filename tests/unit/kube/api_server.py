@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +23,7 @@ class Api:
 
     def __init__(self) -> None:
         self.objects: dict[str, list[dict[str, Any]]] = {NODES: []}
-        self.events: dict[str, list[dict[str, Any]]] = {}
+        self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.documents: dict[str, dict[str, Any]] = {}
         """Answers to plain GETs: discovery."""
         self.page = 1
@@ -102,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         deadline = time.monotonic() + api.watch_seconds
-        events = api.events.setdefault(path, [])
+        events = api.events[path]
         while time.monotonic() < deadline and not api.failing:
             while events:
                 data = json.dumps(events.pop(0)).encode() + b"\n"
