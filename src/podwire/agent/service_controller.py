@@ -31,7 +31,7 @@ BATCH = 500
 RETRY = 5.0
 """Seconds until everything is compared again after a failure, then twice as many each time it fails again."""
 COMPARE = 600.0
-"""Seconds between two comparisons of everything without one."""
+"""Seconds between two looks at the tables without one."""
 NOT_PROGRAMMED = "NotProgrammed"
 
 Job = Callable[[Registry], None]
@@ -78,6 +78,8 @@ class _State:
     known: _Known = field(default_factory=_Known)
     synced: bool = False
     compare_at: float = 0.0
+    must_compare: bool = True
+    """Something went wrong, or the tables are others: a look is not enough."""
     retry: float = RETRY
     """Seconds to the next comparison if something fails again."""
     failures: tuple[Failure, ...] = ()
@@ -159,7 +161,7 @@ class ServiceController:
         """Compare everything: the tables may be others than before."""
 
         def job(_registry: Registry) -> None:
-            self._state.compare_at = 0.0
+            self._state.compare_at, self._state.must_compare = 0.0, True
 
         self._put(job)
 
@@ -223,7 +225,7 @@ class ServiceController:
 
     def _compare_after_failure(self) -> None:
         """A comparison of ten thousand services takes seconds: what keeps failing is tried less and less."""
-        self._state.compare_at = time.monotonic() + self._state.retry
+        self._state.compare_at, self._state.must_compare = time.monotonic() + self._state.retry, True
         self._state.retry = min(2 * self._state.retry, COMPARE)
 
     def _ready(self) -> bool:
@@ -239,10 +241,21 @@ class ServiceController:
                     log.exception("taking changes of services")
         if not self._ready():
             return
-        if self._state.synced and started < self._state.compare_at:
+        if self._state.synced and (started < self._state.compare_at or self._fine()):
             self._follow(started)
         else:
             self._compare()
+
+    def _fine(self) -> bool:
+        """A look from time to time, which changes should not have to wait for long: does all seem well?"""
+        if self._state.must_compare:
+            return False
+        if self.registry.pending:
+            return True  # they go first; the look follows at once
+        fine = self._maps.looks_intact(self.registry)
+        if fine:
+            self._state.compare_at = time.monotonic() + COMPARE
+        return fine
 
     def _follow(self, started: float) -> None:
         """Write what the last changes touch."""
@@ -296,6 +309,7 @@ class ServiceController:
             self._compare_after_failure()
         else:
             self._state.compare_at, self._state.retry = now + COMPARE, RETRY
+            self._state.must_compare = False
         self._done(outcome, everything, tuple(outcome.failures))
 
     def _done(self, outcome: Outcome, changes: Changes, failures: tuple[Failure, ...]) -> None:

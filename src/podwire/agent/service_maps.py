@@ -126,6 +126,15 @@ class ServiceMaps:
         not fit side by side. Raises DatapathError or BpfError when the maps cannot be reached at all."""
         return _Reconciliation(self, want).run()
 
+    def looks_intact(self, want: Wanted) -> bool:
+        """Are all frontends as they should be, and as many backends there? Takes a tenth of a comparison.
+
+        Raises DatapathError or BpfError."""
+        backends = sum(1 for _ in self._open(BACKENDS).raw_items())
+        return self._frontends() == want.frontends() and backends == sum(
+            len(value.backends) for value in want.lists().values()
+        )
+
     def _frontends(self) -> dict[FrontendKey, Frontend]:
         found: dict[FrontendKey, Frontend] = {}
         for key, value in self._open(SERVICES).items():

@@ -43,6 +43,9 @@ class Watched:
     def items(self) -> Iterator[tuple[Any, Any]]:
         return self._table.items()
 
+    def raw_items(self) -> Iterator[tuple[bytes, bytes]]:
+        return self._table.raw_items()
+
     def set(self, key: Any, value: Any) -> None:
         self._tables.before_write()
         self._table.set(key, value)
@@ -194,6 +197,26 @@ def test_a_map_that_takes_no_more_keeps_what_serves(tables: Tables) -> None:
     (value,) = [frontend_of(value) for _, value in tables.open(SERVICES).items()]
     assert value.count == 1
     assert not maps.reconcile(registry).failures
+    tables.expect(registry)
+
+
+def test_a_look_notices_what_somebody_else_changed(tables: Tables) -> None:
+    maps = ServiceMaps(tables.open)
+    registry = Registry(CONTEXT)
+    registry.set_service(parse.service(service("a", "10.202.0.1", port(80))))
+    ends = [endpoint("10.201.1.1"), endpoint("10.201.1.2")]
+    registry.set_slice(parse.endpoint_slice(slice_of("a", ends, {"port": 80})))
+    flushed(maps, registry)
+    assert maps.looks_intact(registry)
+    extra = {"address": 1, "port": 1, "protocol": 6}
+    tables.open(SERVICES).set(extra, {"id": 9})
+    assert not maps.looks_intact(registry)
+    tables.open(SERVICES).delete(extra)
+    assert maps.looks_intact(registry)
+    tables.open(BACKENDS).set({"list": 999, "index": 0}, {"address": 1})
+    assert not maps.looks_intact(registry)
+    maps.reconcile(registry)
+    assert maps.looks_intact(registry)
     tables.expect(registry)
 
 
