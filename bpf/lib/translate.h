@@ -68,10 +68,10 @@ static __noinline int translate_error4(struct __sk_buff *skb, struct podwire_pac
 	struct podwire_rewrite4 to;
 	struct rewrite4_step step = {};
 	const struct podwire_ct4 *entry;
-	int ret = quoted4_read(skb, packet, &quoted);
+	int ret;
 
-	if (ret)
-		return ret;
+	if (quoted4_read(skb, packet, &quoted))
+		return 0; /* whose it is does not show */
 	entry = error4_entry(packet, &quoted, &way);
 	if (!entry)
 		return 0;

@@ -608,6 +608,25 @@ def test_new_connections_are_reported(ebpf_proxy: Node) -> None:
     assert ebpf_proxy.from_pod(of(POD_A) / tcp(POD_A.address, VIP, flags="A")).translations == []
 
 
+def test_busy_services_hide_no_drops(ebpf_proxy: Node) -> None:
+    ebpf_proxy.load(cfg_services=1, cfg_event_rate=3)
+    ebpf_proxy.services.expose(VIP, 80, TCP_PROTO, [(POD_B.address, 8080)])
+    sent = [
+        len(ebpf_proxy.from_pod(of(POD_A) / tcp(POD_A.address, VIP, sport)).translations)
+        for sport in range(30000, 30020)
+    ]
+    assert 3 <= sum(sent) <= 6, "a second may have ended between"
+    assert ebpf_proxy.from_pod(of(POD_A) / tcp(POD_B.address, VIP)).reason == 132
+
+
+def test_the_hosts_own_errors_pass_whatever_they_quote(proxy: Node) -> None:
+    for about in (tcp(WORLD, NODE_IP), udp(WORLD, NODE_IP, data=b"")):
+        for quote in (8, 20, 24, 60):
+            packet = outside() / error(NODE_IP, WORLD, about, quote=quote)
+            result = proxy.to_netdev(packet)
+            assert (result.verdict, bytes(result.packet)) == (OK, bytes(packet))
+
+
 def test_a_replaced_list_is_read_again(ebpf_proxy: Node) -> None:
     """The frontend names a list that is gone: nothing to wait for."""
     ebpf_proxy.services.expose(VIP, 80, TCP_PROTO, [(POD_B.address, 8080)])
