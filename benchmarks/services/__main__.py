@@ -194,8 +194,8 @@ class Options:
 @click.option("--rounds", default=7, show_default=True, help="How often every node is measured.")
 @click.option("--turns", default=40, show_default=True, help="How often a node connects in one round.")
 @click.option("--seconds", default=2, show_default=True, help="Length of one netperf run.")
-@click.option("--iptables", type=click.Choice(["nft", "legacy"]), default="nft", show_default=True,
-              help="Which iptables kube-proxy uses.")  # fmt: skip
+@click.option("--iptables", type=click.Choice(["nft", "legacy"]), default="legacy",
+              show_default=True, help="What kube-proxy uses; legacy is the quicker one.")  # fmt: skip
 @click.option("--kube-proxy/--no-kube-proxy", default=True, show_default=True, help="Measure kube-proxy too.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every single figure here.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the figures (PNG or SVG).")

@@ -24,10 +24,15 @@ from . import api
 from .net import resident_mib
 
 CLIENT = Path(__file__).with_name("client.py")
-NETPERF_PORT, DATA_PORT = 12865, 12866
-FIRST_PORT, SECOND_PORT = 9001, 9002
 SERVICES = 5
 """Services of one contestant. Rules are walked through in a random order: one service alone would be luck."""
+# Every service has server ports of its own. With a shared one, a client's port that comes back for another
+# service meets the server's TIME_WAIT of the first, with timestamps that may be older (they depend on the
+# address dialled): behind kube-proxy the server refuses, and what is measured is the retransmission.
+NETPERF_PORT = 12865
+DATA_PORTS = range(12870, 12870 + SERVICES)
+FIRST_PORTS = range(9001, 9001 + SERVICES)
+SECOND_PORT = 9100
 PATIENCE = 600.0
 
 
@@ -69,7 +74,8 @@ class Contestant(ABC):
     def add_pods(self) -> None:
         """Add the pods and create the services that lead to the server pod."""
         self.server, self.client = self.node.add("server"), self.node.add("client")
-        server = self.server.popen(sys.executable, str(CLIENT), "serve", str(FIRST_PORT), str(SECOND_PORT))
+        ports = map(str, (*FIRST_PORTS, SECOND_PORT))
+        server = self.server.popen(sys.executable, str(CLIENT), "serve", *ports)
         self._processes.append(server)
         assert server.stdout
         server.stdout.readline()
@@ -77,11 +83,8 @@ class Contestant(ABC):
         objects = []
         for index, address in enumerate(self.addresses):
             path, value = api.service(self._service(index), address, 80)
-            value["spec"]["ports"] += [
-                {"name": f"netperf{port}", "port": port, "protocol": "TCP"}
-                for port in (NETPERF_PORT, DATA_PORT)
-            ]
-            objects += [(path, value), self._slice(index, FIRST_PORT)]
+            value["spec"]["ports"] += self._netperf_ports(index)
+            objects += [(path, value), self._slice(index, FIRST_PORTS[index])]
         self._api.create(objects)
 
     def _service(self, index: int) -> str:
@@ -89,11 +92,13 @@ class Contestant(ABC):
 
     def _slice(self, index: int, port: int) -> tuple[str, dict[str, Any]]:
         path, value = api.endpoints(self._service(index), [self.server.address], port)
-        value["ports"] += [
-            {"name": f"netperf{number}", "port": number, "protocol": "TCP"}
-            for number in (NETPERF_PORT, DATA_PORT)
-        ]
+        value["ports"] += self._netperf_ports(index)
         return path, value
+
+    @staticmethod
+    def _netperf_ports(index: int) -> list[dict[str, Any]]:
+        numbers = {"control": NETPERF_PORT, "data": DATA_PORTS[index]}
+        return [{"name": name, "port": number, "protocol": "TCP"} for name, number in numbers.items()]
 
     # -- measurements ------------------------------------------------------------------------------
 
@@ -129,7 +134,7 @@ class Contestant(ABC):
         times = []
         for number in range(count):
             time.sleep(2)
-            times.append(self.change_endpoint((SECOND_PORT, FIRST_PORT)[number % 2]))
+            times.append(self.change_endpoint((SECOND_PORT, FIRST_PORTS[-1])[number % 2]))
         return times
 
     def connect_microseconds(self, turn: int, count: int) -> float:
@@ -160,7 +165,7 @@ class Contestant(ABC):
         address = self.addresses[round_number % SERVICES]
         done = self.client.exec(
             "netperf", "-P", "0", "-H", address, "-p", str(NETPERF_PORT), "-t", "TCP_CRR", "-l", str(seconds),
-            "--", "-k", "TRANSACTION_RATE", "-P", f",{DATA_PORT}",
+            "--", "-k", "TRANSACTION_RATE", "-P", f",{DATA_PORTS[round_number % SERVICES]}",
         )  # fmt: skip
         return float(done.stdout.rpartition("=")[2])
 
@@ -193,7 +198,7 @@ class Podwire(Contestant):
             "backends": float(status["backends"]),
         }
         self.add_pods()
-        self.wait_for(FIRST_PORT)
+        self.wait_for(FIRST_PORTS[-1])
         return figures
 
     def _wait_until_synced(self, started: float) -> dict[str, Any]:
@@ -226,7 +231,6 @@ class KubeProxy(Contestant):
         self.add_pods()
         log = (self.node.directory / "kube-proxy.log").open("wb")
         started = time.monotonic()
-        seconds_of_wait = {}
         with log:
             process = subprocess.Popen(
                 [
@@ -239,9 +243,8 @@ class KubeProxy(Contestant):
             )  # fmt: skip
         self._processes.append(process)
         self._proxy = process
-        self.wait_for(FIRST_PORT)
-        seconds_of_wait["seconds_to_program"] = time.monotonic() - started
-        return {**seconds_of_wait, "resident_mib": resident_mib(process.pid)}
+        self.wait_for(FIRST_PORTS[-1])
+        return {"seconds_to_program": time.monotonic() - started, "resident_mib": resident_mib(process.pid)}
 
     def freeze(self) -> None:
         self._proxy.terminate()
