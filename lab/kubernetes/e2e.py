@@ -38,6 +38,8 @@ AGNHOST_PACKAGES = (
     "iproute2",
     "netbase",
     "netcat-openbsd",
+    # busybox' own dies when it looks a name up: it is linked statically.
+    "wget",
 )
 
 

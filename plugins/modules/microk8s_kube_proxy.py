@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: microk8s_kube_proxy
 short_description: Wait until kube-proxy's rules are gone from a MicroK8s node, or back
-version_added: 0.2.0
+version_added: 0.1.0
 author: The podwire authors
 description:
   - MicroK8s cannot run without kube-proxy. With the argument C(cleanup=true), which
