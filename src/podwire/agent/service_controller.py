@@ -327,8 +327,6 @@ class ServiceController:
         if set(self._state.failures) - set(before):
             with self.guard:
                 problems += self._failure_problems()
-        for problem in problems:
-            log.warning("%s %s/%s: %s", problem.kind, problem.namespace, problem.name, problem.message)
         if problems:
             self._hooks.problems(problems)
 

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RunInThread = Callable[..., Awaitable[Any]]
+SETTLE = 5.0
+"""Seconds that a problem of a service must last before it is told."""
 APPLY = "load it again with the role podwire.ebpf.datapath, or `podwire datapath apply`"
 
 
@@ -76,7 +78,9 @@ class Services:
         self._maglev.resize(settings.maglev_size)
         maps = ServiceMaps(self._datapath.map, self._maglev)
         hooks = Hooks(
-            self._in_loop(self._flows.add), self._in_loop(self.health_ports.set_checks), self._report
+            self._in_loop(self._flows.add),
+            self._in_loop(self.health_ports.set_checks),
+            self._in_loop(self._settle),
         )
         controller = ServiceController(maps, cluster.service_context(settings), self._limits(), hooks)
         self._maps = self._pinned_maps()
@@ -160,12 +164,21 @@ class Services:
 
         return call
 
+    def _settle(self, problems: Sequence[Problem]) -> None:
+        """A service and its slices never change at the same moment: what is still wrong after a while is
+        told."""
+        self._loop.call_later(SETTLE, lambda: asyncio.ensure_future(self._run(self._report, problems)))
+
     def _report(self, problems: Sequence[Problem]) -> None:
-        if self._reporter is None or self.controller is None:
+        if self.controller is None:
             return
+        present = set(self.controller.problems())
         for problem in problems:
-            if not problem.namespace:
-                continue  # a container that is no pod of the API
+            if problem not in present:
+                continue
+            log.warning("%s %s/%s: %s", problem.kind, problem.namespace, problem.name, problem.message)
+            if self._reporter is None or not problem.namespace:
+                continue  # there is no API, or it is a container that is no pod of it
             service = self.controller.registry.service(Name(problem.namespace, problem.name))
             uid = service.uid if service is not None and problem.kind == "Service" else ""
             subject = Subject(problem.kind, problem.namespace, problem.name, uid)

@@ -17,7 +17,7 @@ from .objects import endpoint, port, service, slice_of
 
 
 class Tables:
-    """The tables as they are in the kernel."""
+    """The tables as they are in the kernel: read one after the other, so a change may lie between."""
 
     def __init__(self, node: Node) -> None:
         self._map = node.datapath.map
@@ -31,7 +31,7 @@ class Tables:
 
     def backends(self, address: str, number: int, protocol: Protocol = Protocol.TCP) -> list[str]:
         value = self.frontends[FrontendKey(address, number, protocol)]
-        return sorted(self.entries[value.list, index] for index in range(value.count))
+        return sorted(self.entries.get((value.list, index), "gone") for index in range(value.count))
 
     def lists(self) -> set[int]:
         return {name for name, _ in self.entries}
