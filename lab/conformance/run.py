@@ -36,7 +36,7 @@ class Outcome:
 
     def problems(self) -> list[str]:
         """What keeps the run from counting as passed, a line each. Pure."""
-        lines = [f"{spec.name}: {_first_line(spec.message)}" for spec in self.failed]
+        lines = [f"{spec.name}: {_reason(spec.message)}" for spec in self.failed]
         lines += [f"{name}: was not run" for name in self.missing]
         lines += [
             f"pod {event.namespace}/{event.pod} did not start: {event.reason}: {event.message[:200]}"
@@ -56,12 +56,10 @@ class Outcome:
             )
 
 
-def _first_line(message: str) -> str:
+def _reason(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    # The first line is the place in upstream's source; what went wrong comes next.
-    return next((line for line in lines if not re.match(r"^[/\w.-]+\.go:\d+$", line)), "no reason given")[
-        :300
-    ]
+    # Places in upstream's source are for the log; what went wrong may be on several lines.
+    return " ".join(line for line in lines if not re.match(r"^[/\w.-]+\.go:\d+$", line))[:300] or "no reason"
 
 
 def run(lab: Lab, directory: Path, progress: Progress, *, focus: str = "", streams: int = STREAMS) -> Outcome:

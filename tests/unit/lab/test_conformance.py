@@ -58,7 +58,9 @@ JUNIT = """<?xml version="1.0" encoding="UTF-8"?>
   <testcase name="{first}" classname="Kubernetes e2e suite" time="{time}">{inside}</testcase>
   <testcase name="{second}" classname="Kubernetes e2e suite" time="0"><skipped></skipped></testcase>
 </testsuite>"""
-FAILURE = '<failure type="Failure">/go/src/x/service.go:12\nNov 23: FAIL: no answer\n</failure>'
+FAILURE = (
+    '<failure type="Failure">/go/src/x/service.go:12\nNov 23: FAIL: no answer\n  from 10.1.0.5\n</failure>'
+)
 
 
 @pytest.fixture
@@ -88,7 +90,9 @@ def test_the_processes_reports_are_one(reports):
 
 
 def test_a_failed_spec_is_named_with_its_reason(reports):
-    with pytest.raises(LabError, match=r"intra-pod communication: http: Nov 23: FAIL: no answer"):
+    with pytest.raises(
+        LabError, match=r"intra-pod communication: http: Nov 23: FAIL: no answer from 10.1.0.5"
+    ):
         Outcome(specs=results.read(reports)).raise_if_failed()
 
 
