@@ -37,6 +37,12 @@ def test_cluster_knows_nothing_of_podwire(uninstalled, cluster) -> None:
     assert "podwire" not in cluster.run("get", "nodes", "-o", "jsonpath={.items[*].metadata.annotations}")
 
 
+def test_kube_proxy_serves_again(uninstalled, on_node, lab) -> None:
+    for node in lab.nodes:
+        assert ":KUBE-SERVICES" in on_node(node, "iptables-legacy-save -t nat")
+        assert "--cleanup" not in on_node(node, f"cat {CNI}/args/kube-proxy")
+
+
 def test_default_network_carries_the_pods(uninstalled, works) -> None:
     """Its bridge has an address of its own, by which pods see their node; podwire puts none on the host."""
     works(addresses=False)
