@@ -33,7 +33,7 @@ def test_kubelite_goes_on_without_it(lab, on_node) -> None:
     """kube-proxy cleans up and returns; that must not end the process that it is a part of."""
     for node in lab.nodes:
         assert "--cleanup=true" in on_node(node, f"cat {ARGS}").split()
-        # Kubernetes 1.20's kubelet may make a chain again that kube-proxy is about to delete; that ends kubelite, once.
+        # Kubelet 1.20 may make a chain again that kube-proxy is about to delete; that ends kubelite, once.
         shown = on_node(node, "systemctl show -p ActiveState,NRestarts snap.microk8s.daemon-kubelite").split()
         assert "ActiveState=active" in shown
         assert shown[1] in ("NRestarts=0", "NRestarts=1"), f"{node}: {shown[1]}"
