@@ -218,8 +218,8 @@ def _frontends(
         _problem(
             problems, service, "NodePortOutOfRange",
             f"node port {port.node_port} lies outside {context.node_port_min}-{context.node_port_max}, "
-            "the range podwire was told: it is not served; tell podwire the API server's "
-            "--service-node-port-range",
+            "the range podwire was told: it is not served; set podwire_node_port_range to the API "
+            "server's --service-node-port-range",
         )  # fmt: skip
     return found
 

@@ -437,14 +437,14 @@ class _Report:
             "TooManyBackends",
             f"port {port.compiled.name.name!r}: {port.no_room + port.too_long} backends are left out, "
             f"because {room}; the others are served; use fewer endpoints, "
-            "or enlarge podwire_backends4 (map_entries)",
+            "or enlarge podwire_backends4 (podwire_map_entries)",
         )
 
     def no_room_for(self, key: FrontendKey, flags: Flags, limits: Limits) -> None:
         self._add(
             "TooManyFrontends",
             f"{_described(key, flags)} is not served: the datapath holds {limits.frontends} frontends; "
-            "delete services that nobody needs, or enlarge podwire_services4 (map_entries)",
+            "delete services that nobody needs, or enlarge podwire_services4 (podwire_map_entries)",
         )
 
     def _add(self, reason: str, message: str) -> None:
