@@ -227,8 +227,7 @@ static __noinline int masquerade4(struct __sk_buff *skb, struct podwire_packet *
 
 	if (packet->flags & PACKET_ICMP_ERROR)
 		return masquerade_error4(skb, packet);
-	if (packet->tuple.protocol == IPPROTO_SCTP ||
-	    (packet->tuple.protocol == IPPROTO_ICMP && (packet->flags & PACKET_ICMP_ECHO_REPLY)))
+	if (packet->tuple.protocol == IPPROTO_ICMP && (packet->flags & PACKET_ICMP_ECHO_REPLY))
 		return refuse(packet, PODWIRE_DROP_NAT_UNSUPPORTED_PROTOCOL);
 	mapping = bpf_map_lookup_elem(&podwire_nat4, &packet->tuple);
 	/* A mapping of an address that the node no longer has, or of a port that it lost, is of no use. */

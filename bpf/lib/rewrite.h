@@ -9,6 +9,7 @@
 #include "common.h"
 #include "icmp.h"
 #include "parse.h"
+#include "sctp.h"
 
 struct rewrite4_step {
 	__be32 old_address;
@@ -117,9 +118,16 @@ static __noinline int rewrite4(struct __sk_buff *skb, struct podwire_packet *pac
 		packet->tuple.source_port = rewrite->new_port;
 	}
 	if (protocol == IPPROTO_SCTP) {
-		/* Its checksum covers no addresses, and everything else: the port would need all of it. */
-		if (rewrite->old_port != rewrite->new_port)
-			return refuse(packet, PODWIRE_DROP_NAT_UNSUPPORTED_PROTOCOL);
+		/* Its checksum covers no addresses, and everything else. */
+		port = rewrite->old_port != rewrite->new_port &&
+		       !(packet->flags & (PACKET_LATER_FRAGMENT | PACKET_ICMP_ERROR));
+		if (port) {
+			int ret = sctp_replace_port(skb, packet, rewrite->old_port, rewrite->new_port,
+						    rewrite->destination);
+
+			if (ret)
+				return ret;
+		}
 	} else if (!(packet->flags & (PACKET_LATER_FRAGMENT | PACKET_ICMP_ERROR))) {
 		/* ICMP's checksum does not cover the addresses. */
 		if (protocol != IPPROTO_ICMP && rewrite->old_address != rewrite->new_address &&

@@ -76,9 +76,7 @@ static __noinline int service4_unique_port(const struct podwire_tuple4 *tuple, s
 	__u64 now = bpf_ktime_get_ns();
 	int probe;
 
-	if (tuple->protocol == IPPROTO_SCTP)
-		return 0;
-		/* Unrolled: kernels before 6.2 refuse some layouts of a loop. */
+	/* Unrolled: kernels before 6.2 refuse some layouts of a loop. */
 #pragma unroll
 	for (probe = 0; probe < SERVICE_PORT_PROBES; probe++) {
 		if (!answers4_taken(tuple, decision, now))

@@ -49,6 +49,24 @@ def ping(source: str, destination: str, ident: int = 7, reply: bool = False, **i
     )
 
 
+def crc32c(data: bytes) -> int:
+    """SCTP's checksum, bit by bit (RFC 9260, appendix A)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def sctp(source: str, destination: str, sport: int, dport: int, data: bytes = b"", **ip: Any) -> Packet:
+    """With a right checksum, which checked() verifies."""
+    ports = sport.to_bytes(2, "big") + dport.to_bytes(2, "big")
+    rest = bytes.fromhex("1234567801000014") + data
+    checksum = crc32c(ports + rest[:4] + bytes(4) + rest[4:]).to_bytes(4, "little")
+    return IP(src=source, dst=destination, proto=132, **ip) / Raw(ports + rest[:4] + checksum + rest[4:])
+
+
 def error(
     source: str, destination: str, about: Packet, *, kind: int = 3, code: int = 4, quote: int = 548
 ) -> Packet:
@@ -69,6 +87,10 @@ def checked(packet: Packet) -> Packet:
             delattr(fresh[layer], name)
             expected = getattr(IP(bytes(fresh))[layer], name)
             assert given == expected, f"{layer.__name__} checksum {given:#x} should be {expected:#x}"
+    if ip.proto == SCTP_PROTO and not ip.frag and not ip.flags.MF:
+        whole = bytes(ip)[ip.ihl * 4 : ip.len]
+        given, whole = whole[8:12], whole[:8] + bytes(4) + whole[12:]
+        assert given in (bytes(4), crc32c(whole).to_bytes(4, "little")), "SCTP checksum"
     if ip.haslayer(ICMP) and ip.haslayer(IPerror):
         quoted = bytes(ip[IPerror])
         header = IP(quoted[: (quoted[0] & 15) * 4])

@@ -24,7 +24,19 @@ from tests.bpf.node import (
     WORLD,
     Node,
 )
-from tests.bpf.packets import ICMP_PROTO, TCP_PROTO, UDP_PROTO, checked, error, of, outside, ping, tcp, udp
+from tests.bpf.packets import (
+    ICMP_PROTO,
+    TCP_PROTO,
+    UDP_PROTO,
+    checked,
+    error,
+    of,
+    outside,
+    ping,
+    sctp,
+    tcp,
+    udp,
+)
 
 FIN_POD, FIN_WORLD, RST = 1, 2, 4
 
@@ -358,10 +370,14 @@ def test_a_mapping_of_an_address_the_node_lost_is_replaced(node: Node) -> None:
     assert checked(result.packet).src == "192.0.2.99"
 
 
-def test_sctp_to_the_world_is_refused(either: Node) -> None:
-    """Its checksum covers the ports and is a CRC: rewriting it is not implemented."""
-    packet = IP(src=POD_A.address, dst=WORLD, proto=132) / Raw(bytes(12))
-    assert either.to_netdev(outside() / packet, seen=n.SEEN_MASQUERADE).reason == 168
+def test_sctp_to_the_world_is_masqueraded(either: Node) -> None:
+    packet = sctp(POD_A.address, WORLD, 40000, 5000, b"data")
+    left = checked(either.to_netdev(outside() / packet, seen=n.SEEN_MASQUERADE).packet)
+    port = int.from_bytes(bytes(left.payload)[:2], "big")
+    assert left.src == NODE_IP and n.NAT_PORTS[0] <= port <= n.NAT_PORTS[1]
+    back = either.from_netdev(outside() / sctp(WORLD, NODE_IP, 5000, port, b"answer"))
+    ip = checked(back.packet)
+    assert (ip.dst, bytes(ip.payload)[2:4]) == (POD_A.address, (40000).to_bytes(2, "big"))
 
 
 def test_an_echo_reply_that_answers_nothing_is_refused(either: Node) -> None:
