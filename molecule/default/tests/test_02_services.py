@@ -36,7 +36,7 @@ def test_kubelite_goes_on_without_it(lab, on_node) -> None:
         # Kubelet 1.20 may make a chain again that kube-proxy is about to delete; that ends kubelite, once.
         shown = on_node(node, "systemctl show -p ActiveState,NRestarts snap.microk8s.daemon-kubelite").split()
         assert "ActiveState=active" in shown
-        assert shown[1] in ("NRestarts=0", "NRestarts=1"), f"{node}: {shown[1]}"
+        assert {"NRestarts=0", "NRestarts=1"}.intersection(shown), f"{node}: {shown}"
 
 
 def test_api_is_reached_without_a_service(lab, on_node) -> None:
@@ -86,7 +86,7 @@ def test_service_without_endpoints_refuses_at_once(lab, pods, on_node, service_o
     assert time.monotonic() - began < 8, "refused, but not at once"
 
 
-def test_clients_outside_see_every_backend_and_no_cluster_ip(lab, pods, cluster) -> None:
+def test_clients_outside_are_spread_over_backends(lab, pods, cluster) -> None:
     service = checks.read_service(cluster, NAMESPACE)
     names = (
         f"for i in $(seq 40); do "
