@@ -10,15 +10,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from podwire.service.changes import Changes
 from podwire.service.claims import POD, SERVICE, Claims, Owner
-from podwire.service.compile import EXTERNAL, Compiled, CompiledPort, compile_host_ports, compile_service
+from podwire.service.compile import Compiled, CompiledPort, compile_host_ports, compile_service
+from podwire.service.complaints import Complaints, Limits
+from podwire.service.entries import (
+    Entry,
+    Port,
+    frontend_of,
+    health_check_key,
+    source_ranges_of,
+    wanted_keys,
+    wanted_lists,
+)
 from podwire.service.lists import Lists
 from podwire.service.model import (
-    ANY_ADDRESS,
     Backend,
     BackendList,
     Flags,
@@ -38,43 +47,6 @@ from podwire.service.model import (
 __all__ = ["POD", "SERVICE", "Changes", "Limits", "Owner", "Registry"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the datapath's tables hold. Leave room in the maps for what is being replaced: new entries are
-    written before old ones are removed."""
-
-    frontends: int = 65536
-    backends: int = 196608
-    """Entries of all lists together."""
-    list_length: int = 65535
-    """Entries of one list; the table counts them in 16 bits."""
-
-
-@dataclass(slots=True)
-class _Port:
-    """What one service port has in the tables."""
-
-    number: int
-    compiled: CompiledPort
-    cluster: int = 0
-    """Lists, 0 when there are no backends."""
-    local: int = 0
-    no_room: int = 0
-    """Backends that were left out because the table is full."""
-    too_long: int = 0
-    """Backends that were left out because one list cannot hold more."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    """What one object has in the tables."""
-
-    compiled: Compiled = field(default_factory=Compiled)
-    ports: dict[PortName, _Port] = field(default_factory=dict)
-    health_check_port: int = 0
-    problems: tuple[Problem, ...] = ()
 
 
 class Registry:
@@ -100,7 +72,7 @@ class Registry:
         self._slice_service: dict[Name, Name] = {}
         self._host_ports: dict[Name, tuple[str, tuple[HostPort, ...]]] = {}
         self._dirty: dict[Owner, None] = {}
-        self._entries: dict[Owner, _Entry] = {}
+        self._entries: dict[Owner, Entry] = {}
         self._claims = Claims()
         self._lists = Lists(first_list, self._limits.backends, self._limits.list_length)
         self._frontends: dict[FrontendKey, Frontend] = {}
@@ -209,7 +181,7 @@ class Registry:
 
     def source_ranges(self) -> Iterator[tuple[int, str]]:
         """What the table of source ranges should hold."""
-        return (pair for port in self._ports() for pair in _ranges(port))
+        return (pair for port in self._ports() for pair in source_ranges_of(port))
 
     def health_checks(self) -> Mapping[int, HealthCheck]:
         """Health-check node ports that should be open."""
@@ -274,9 +246,9 @@ class Registry:
         compiled, created = self._compile(owner)
         if compiled is None and owner not in self._entries:
             return
-        entry = self._entries.setdefault(owner, _Entry())
-        before, entry.compiled = _wanted(entry.compiled), compiled or Compiled()
-        affected, freed = self._claims.replace(owner, created, before, _wanted(entry.compiled))
+        entry = self._entries.setdefault(owner, Entry())
+        before, entry.compiled = wanted_keys(entry.compiled), compiled or Compiled()
+        affected, freed = self._claims.replace(owner, created, before, wanted_keys(entry.compiled))
         for key in freed:
             self._remove(key, changes)
         self._update_ports(owner, entry, changes)
@@ -295,7 +267,7 @@ class Registry:
             return None, ""
         return compile_service(service, self.slices_of(owner.name), self._context), service.created
 
-    def _update_ports(self, owner: Owner, entry: _Entry, changes: Changes) -> None:
+    def _update_ports(self, owner: Owner, entry: Entry, changes: Changes) -> None:
         """Numbers, lists, affinity members and source ranges."""
         wanted = {port.name: port for port in entry.compiled.ports}
         for name in [name for name in entry.ports if name not in wanted]:
@@ -306,7 +278,7 @@ class Registry:
             present = entry.ports.get(name)
             if present is None:
                 number = self._number(owner, value)
-                present = entry.ports[name] = _Port(number, CompiledPort(name, {}, ()))
+                present = entry.ports[name] = Port(number, CompiledPort(name, {}, ()))
             self._update_port(present, value, changes)
 
     def _number(self, owner: Owner, port: CompiledPort) -> int:
@@ -318,38 +290,42 @@ class Registry:
         self._numbers[number] = (owner, port.name)
         return number
 
-    def _update_port(self, port: _Port, value: CompiledPort, changes: Changes) -> None:
+    def _update_port(self, port: Port, value: CompiledPort, changes: Changes) -> None:
         if port.compiled == value and not port.no_room:
             return
-        members, ranges, backends = set(self._members(port)), set(_ranges(port)), self._backends(port)
+        members, ranges, backends = (
+            set(self._members(port)),
+            set(source_ranges_of(port)),
+            self._backends(port),
+        )
         port.compiled = value
-        placed = self._lists.swap({port.cluster, port.local}, _lists(value), changes)
+        placed = self._lists.swap({port.cluster, port.local}, wanted_lists(value), changes)
         port.cluster, port.local = placed.numbers[0], placed.numbers[-1]
         port.no_room, port.too_long = placed.no_room, placed.too_long
         _shift(members, set(self._members(port)), changes.affinity_members, changes.removed_affinity_members)
-        _shift(ranges, set(_ranges(port)), changes.source_ranges, changes.removed_source_ranges)
+        _shift(ranges, set(source_ranges_of(port)), changes.source_ranges, changes.removed_source_ranges)
         if value.name.protocol == Protocol.UDP:
             now = self._backends(port)
             changes.released_udp -= {(port.number, backend) for backend in now}
             changes.released_udp |= {(port.number, backend) for backend in backends - now}
 
-    def _write(self, owner: Owner, entry: _Entry, changes: Changes) -> None:
+    def _write(self, owner: Owner, entry: Entry, changes: Changes) -> None:
         """Frontends that the object has, its health check and its problems."""
         problems = list(entry.compiled.problems)
-        report = _Report(owner, problems)
+        complaints = Complaints(owner, problems)
         for port in entry.ports.values():
             if port.no_room or port.too_long:
-                report.left_out(port, self._limits)
+                complaints.left_out(port, self._limits)
             if port.no_room:
                 self._starved.add(owner)
             for key, flags in port.compiled.frontends.items():
                 holder = self._claims.holder(key)
                 if holder != owner:
-                    report.conflict(key, flags, holder)
-                elif not self._write_frontend(key, _frontend(port, flags, self._lists), changes):
-                    report.no_room_for(key, flags, self._limits)
+                    complaints.conflict(key, flags, holder)
+                elif not self._write_frontend(key, frontend_of(port, flags, self._lists), changes):
+                    complaints.no_room_for(key, flags, self._limits)
                     self._starved.add(owner)
-        self._write_health_check(owner, entry, report, changes)
+        self._write_health_check(owner, entry, complaints, changes)
         if tuple(problems) != entry.problems:
             entry.problems = changes.problems[owner] = tuple(problems)
 
@@ -363,14 +339,16 @@ class Registry:
             changes.removed_frontends.discard(key)
         return True
 
-    def _write_health_check(self, owner: Owner, entry: _Entry, report: _Report, changes: Changes) -> None:
+    def _write_health_check(
+        self, owner: Owner, entry: Entry, complaints: Complaints, changes: Changes
+    ) -> None:
         number, check = entry.compiled.health_check_port, entry.compiled.health_check
-        key = _health_check_key(number)
+        key = health_check_key(number)
         if number and self._claims.holder(key) != owner:
-            report.conflict(key, Flags(0), self._claims.holder(key))
+            complaints.conflict(key, Flags(0), self._claims.holder(key))
             number = 0
         elif number and any(key in port.compiled.frontends for port in entry.ports.values()):
-            report.conflict(key, Flags(0), owner)
+            complaints.conflict(key, Flags(0), owner)
             number = 0
         elif number:
             self._remove(key, changes)  # it may have been a node port of somebody who waits now
@@ -396,10 +374,10 @@ class Registry:
     def _in_use(self) -> tuple[int, int]:
         return self._lists.used, len(self._frontends)
 
-    def _ports(self) -> Iterator[_Port]:
+    def _ports(self) -> Iterator[Port]:
         return (port for entry in self._entries.values() for port in entry.ports.values())
 
-    def _backends(self, port: _Port) -> set[Backend]:
+    def _backends(self, port: Port) -> set[Backend]:
         contents = self._lists.contents
         return {
             backend
@@ -408,106 +386,9 @@ class Registry:
             for backend in contents[number].backends
         }
 
-    def _members(self, port: _Port) -> Iterator[tuple[int, Backend]]:
+    def _members(self, port: Port) -> Iterator[tuple[int, Backend]]:
         if port.compiled.affinity_seconds:
             yield from ((port.number, backend) for backend in self._backends(port))
-
-
-class _Report:
-    """Collects the problems of one object that come from the others and from the tables' sizes."""
-
-    def __init__(self, owner: Owner, problems: list[Problem]) -> None:
-        self._owner = owner
-        self._problems = problems
-
-    def conflict(self, key: FrontendKey, flags: Flags, holder: Owner | None) -> None:
-        who = "another port of the same object" if holder == self._owner else f"{holder}, which is older"
-        self._add(
-            "Conflict",
-            f"{_described(key, flags)} belongs to {who}: not served; choose another, or delete the other one",
-        )
-
-    def left_out(self, port: _Port, limits: Limits) -> None:
-        room = (
-            f"one list holds {limits.list_length}"
-            if port.too_long
-            else f"the datapath's table holds {limits.backends} of all services together"
-        )
-        self._add(
-            "TooManyBackends",
-            f"port {port.compiled.name.name!r}: {port.no_room + port.too_long} backends are left out, "
-            f"because {room}; the others are served; use fewer endpoints, "
-            "or enlarge podwire_backends4 (podwire_map_entries)",
-        )
-
-    def no_room_for(self, key: FrontendKey, flags: Flags, limits: Limits) -> None:
-        self._add(
-            "TooManyFrontends",
-            f"{_described(key, flags)} is not served: the datapath holds {limits.frontends} frontends; "
-            "delete services that nobody needs, or enlarge podwire_services4 (podwire_map_entries)",
-        )
-
-    def _add(self, reason: str, message: str) -> None:
-        namespace, name = self._owner.name
-        self._problems.append(Problem(namespace, name, reason, message, self._owner.kind))
-
-
-def _described(key: FrontendKey, flags: Flags) -> str:
-    if key.address == ANY_ADDRESS:
-        kind = "node port" if flags & Flags.NODE_PORT else "health-check node port"
-        kind = "host port" if flags & Flags.HOST_PORT else kind
-        return f"{kind} {key.port}/{key.protocol.name}"
-    for flag, kind in (
-        (Flags.CLUSTER_IP, "ClusterIP"),
-        (Flags.EXTERNAL_IP, "external IP"),
-        (Flags.LOAD_BALANCER, "load balancer address"),
-    ):
-        if flags & flag:
-            return f"{kind} {key}"
-    return f"host port {key}"
-
-
-def _health_check_key(port: int) -> FrontendKey:
-    return FrontendKey(ANY_ADDRESS, port, Protocol.TCP)
-
-
-def _wanted(compiled: Compiled) -> set[FrontendKey]:
-    keys = {key for port in compiled.ports for key in port.frontends}
-    if compiled.health_check_port:
-        keys.add(_health_check_key(compiled.health_check_port))
-    return keys
-
-
-def _lists(port: CompiledPort) -> list[BackendList]:
-    """The list for the whole cluster and the local one; one list when they are the same."""
-    maglev = any(flags & Flags.MAGLEV for flags in port.frontends.values())
-    if port.local is None or port.local == port.cluster:
-        return [BackendList(port.cluster, maglev)]
-    external_local = any(flags & Flags.EXTERNAL_LOCAL for flags in port.frontends.values())
-    return [
-        BackendList(port.cluster, maglev and not external_local),
-        BackendList(port.local, maglev and external_local),
-    ]
-
-
-def _frontend(port: _Port, flags: Flags, lists: Lists) -> Frontend:
-    inside = port.local if flags & Flags.CLUSTER_IP and flags & Flags.INTERNAL_LOCAL else port.cluster
-    outside = 0
-    if flags & (EXTERNAL | Flags.HOST_PORT):
-        outside = port.local if flags & Flags.EXTERNAL_LOCAL else port.cluster
-    return Frontend(
-        port.number,
-        inside,
-        len(lists.contents[inside].backends) if inside else 0,
-        outside,
-        len(lists.contents[outside].backends) if outside else 0,
-        port.compiled.affinity_seconds,
-        flags,
-    )
-
-
-def _ranges(port: _Port) -> Iterator[tuple[int, str]]:
-    return ((port.number, network) for network in port.compiled.source_ranges)
 
 
 def _shift(before: set[T], after: set[T], added: set[T], removed: set[T]) -> None:
