@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
-from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl import Kubectl, condition
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl import (
+    Kubectl,
+    KubectlError,
+    condition,
+)
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_ready import parse_time
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_takeover import replacing
 
@@ -109,6 +113,16 @@ def waiting_reason(pod: Mapping[str, Any]) -> str:
     return f"{key(pod)}: {status.get('phase', 'unknown')}"
 
 
+def due(owner: Mapping[str, Any] | None, count: int) -> int:
+    """How many of ``count`` pods are still to come back: none when somebody deleted their owner meanwhile,
+    fewer when it was scaled down.
+    """
+    if owner is None or owner["metadata"].get("deletionTimestamp"):
+        return 0
+    replicas = (owner.get("spec") or {}).get("replicas")
+    return count if replicas is None else min(count, int(replicas))
+
+
 class Pods:
     """The pods of one node, seen from a control plane."""
 
@@ -192,14 +206,26 @@ class Pods:
         for namespace, names in by_namespace.items():
             self.kubectl.run("delete", "pods", *names, "-n", namespace, "--ignore-not-found", "--wait=false")
 
+    def _due(self, owner: str, count: int) -> int:
+        """How many pods of an owner (``ReplicaSet namespace/name``) there are to be, of ``count`` before."""
+        kind, _, place = owner.partition(" ")
+        namespace, _, name = place.partition("/")
+        try:
+            return due(self.kubectl.get(kind, name, namespace=namespace), count)
+        except KubectlError:
+            return count  # such as a kind that kubectl does not know by this name
+
     def _wait_running(self, wanted: Mapping[str, int]) -> None:
         while True:
             pods = self.kubectl.items("pods", "-A")
             have = ready_by_owner(pods)
-            missing = [f"{owner} ({have.get(owner, 0)} of {count} ready)" for owner, count in wanted.items()
-                       if have.get(owner, 0) < count]  # fmt: skip
-            if not missing:
+            late = {owner: count for owner, count in wanted.items() if have.get(owner, 0) < count}
+            late = {
+                owner: count for owner, count in late.items() if have.get(owner, 0) < self._due(owner, count)
+            }
+            if not late:
                 return
+            missing = [f"{owner} ({have.get(owner, 0)} of {count} ready)" for owner, count in late.items()]
             if time.monotonic() >= self.deadline:
                 reasons = [self._why(pod) for pod in pods if not is_ready(pod) and has_own_network(pod)][:5]
                 raise PodwireError(

@@ -28,6 +28,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl impo
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import Layout
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_pods import (
     Pods,
+    due,
     on_old_network,
     ready_by_owner,
     reborn,
@@ -400,3 +401,18 @@ def test_a_bare_pod_survives_a_run_that_breaks_off_after_its_deletion(tmp_path):
     assert Pods(kubectl, "n1", deadline=deadline, dry=False).recreate(200.0) == ["d/one"]
     assert names_in(state) == ["one"]
     assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "left"),
+    [
+        pytest.param({"metadata": {}, "spec": {"replicas": 3}}, 2, id="as before"),
+        pytest.param({"metadata": {}, "spec": {}}, 2, id="a DaemonSet counts nodes"),
+        pytest.param({"metadata": {}, "spec": {"replicas": 1}}, 1, id="scaled down meanwhile"),
+        pytest.param({"metadata": {}, "spec": {"replicas": 0}}, 0, id="replaced by another one"),
+        pytest.param({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, 0, id="being deleted"),
+        pytest.param(None, 0, id="deleted"),
+    ],
+)
+def test_pods_are_not_waited_for_when_nobody_wants_them_any_more(owner, left):
+    assert due(owner, 2) == left
