@@ -18,7 +18,7 @@ from lab.progress import Progress, Step
 
 REPORTS = ROOT / "build" / "conformance"
 # The specs wait more than they work; more processes than that fight for two cores.
-STREAMS = 3
+STREAMS = 4
 _TOLD = re.compile(r"^(PASSED|FAILED) (.*)$")
 
 
