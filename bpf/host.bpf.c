@@ -157,14 +157,14 @@ static __always_inline int from_netdev4(struct __sk_buff *skb, struct podwire_pa
 			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
 		return ret;
 	}
-	if (destination == cfg_node_ip4) {
+	if (destination == cfg_node_ip4 || nat4_may_answer(packet)) {
 		ret = cfg_masquerade || cfg_services ? unmasquerade4(skb, packet) : 0;
 		if (ret < 0)
 			return ret;
 		if (ret) {
 			packet->flags |= PACKET_UNMASQUERADED;
 			count_forward(skb, PODWIRE_FORWARD_UNMASQUERADED);
-		} else if (!cfg_services) {
+		} else if (!cfg_services && destination == cfg_node_ip4) {
 			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
 		}
 	}

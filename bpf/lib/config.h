@@ -12,7 +12,8 @@ enum podwire_host_routing {
 
 /* How packets are delivered: enum podwire_host_routing. */
 const volatile __u32 cfg_host_routing = PODWIRE_HOST_ROUTING_LEGACY;
-/* The node's own address, network order: source of masqueraded packets. */
+/* The node's own address, network order: source of masqueraded packets, unless podwire_masquerade4 names
+ * another for the device. */
 const volatile __be32 cfg_node_ip4 = 0;
 /* The pods' gateway, network order (169.254.1.1): ARP requests for it are answered in place. */
 const volatile __be32 cfg_gateway_ip4 = 0;

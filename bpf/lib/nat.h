@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* bpf/lib/nat.h - masquerading: packets from pods to the world leave with the node's address and a port from
- * a range that the host does not use; answers and ICMP errors come back. Reads and writes podwire_nat4,
- * rewrites packets. Works on packets whose checksum the device will complete and on bursts before
- * segmentation, because the checksum helpers know about both.
+/* bpf/lib/nat.h - masquerading: packets from pods to the world leave with the node's address on the device
+ * they leave by and a port from a range that the host does not use; answers and ICMP errors come back. Reads
+ * and writes podwire_nat4, reads podwire_masquerade4 and podwire_endpoints4, rewrites packets. Works on
+ * packets whose checksum the device will complete and on bursts before segmentation, because the checksum
+ * helpers know about both.
  *
  * Two CPUs may allocate for the same flow at once: each reserves a port by inserting the reverse entry, which
  * only one can win per port; the one that then finds a forward entry gives its reservation back and follows
@@ -13,7 +14,9 @@
 
 #include "common.h"
 #include "config.h"
+#include "endpoints.h"
 #include "icmp.h"
+#include "masquerade_map.h"
 #include "nat_map.h"
 #include "parse.h"
 #include "rewrite.h"
@@ -94,9 +97,10 @@ static __noinline bool nat4_reserve(const struct podwire_tuple4 *answer, const s
 	return !bpf_map_update_elem(&podwire_nat4, answer, reverse, BPF_ANY);
 }
 
-/* Find a free port and remember the mapping both ways; `forward` returns what the source becomes.
- * Returns 0 or a refusal. */
-static __noinline int nat4_allocate(struct podwire_packet *packet, struct podwire_nat4 *forward)
+/* Find a free port of the node's `address` and remember the mapping both ways; `forward` returns what the
+ * source becomes. Returns 0 or a refusal. */
+static __noinline int nat4_allocate(struct podwire_packet *packet, __be32 address,
+				    struct podwire_nat4 *forward)
 {
 	const struct podwire_tuple4 *tuple = &packet->tuple;
 	struct podwire_tuple4 answer;
@@ -114,14 +118,14 @@ static __noinline int nat4_allocate(struct podwire_packet *packet, struct podwir
 	if (cfg_nat_port_max < cfg_nat_port_min)
 		return refuse(packet, PODWIRE_DROP_NAT_NO_MAPPING);
 	tuple4_reverse(tuple, &answer);
-	answer.destination_address = cfg_node_ip4;
+	answer.destination_address = address;
 	reverse.created = bpf_ktime_get_ns();
 	reverse.last_seen = reverse.created;
 	reverse.checked = reverse.created;
 	reverse.seen_jiffies = (__u32)bpf_jiffies64();
 	*forward = reverse;
 	forward->reverse = 0;
-	forward->address = cfg_node_ip4;
+	forward->address = address;
 
 	/* The pod's own port if it is in the range and free, then up to NAT_PROBES - 1 random ones. */
 	offset = nat_port_in_range(tuple->source_port) ? wanted - cfg_nat_port_min
@@ -215,6 +219,19 @@ static __noinline bool nat4_keep_answers(struct podwire_packet *packet, const st
 	return nat4_reserve(&answer, &again);
 }
 
+/* May the flow go on with the address that it was given, although the device it leaves by now has another?
+ * Routes have changed. A TCP connection could only break, so it keeps an address that is still the node's;
+ * datagrams and new connections take the one that answers will find. */
+static __always_inline bool nat4_keep_address(const struct podwire_packet *packet, __be32 address)
+{
+	const struct podwire_endpoint4 *endpoint;
+
+	if (packet->tuple.protocol != IPPROTO_TCP || packet_is_syn(packet))
+		return false;
+	endpoint = endpoint4_lookup(address);
+	return endpoint && (endpoint->flags & PODWIRE_ENDPOINT_HOST);
+}
+
 /* Give a pod's packet to the world the node's address. Returns 0 or a refusal. */
 static __noinline int masquerade4(struct __sk_buff *skb, struct podwire_packet *packet)
 {
@@ -224,14 +241,17 @@ static __noinline int masquerade4(struct __sk_buff *skb, struct podwire_packet *
 		.old_address = packet->tuple.source_address,
 		.old_port = packet->tuple.source_port,
 	};
+	__be32 address;
 
 	if (packet->flags & PACKET_ICMP_ERROR)
 		return masquerade_error4(skb, packet);
 	if (packet->tuple.protocol == IPPROTO_ICMP && (packet->flags & PACKET_ICMP_ECHO_REPLY))
 		return refuse(packet, PODWIRE_DROP_NAT_UNSUPPORTED_PROTOCOL);
+	address = masquerade4_address(skb->ifindex);
 	mapping = bpf_map_lookup_elem(&podwire_nat4, &packet->tuple);
 	/* A mapping of an address that the node no longer has, or of a port that it lost, is of no use. */
-	if (mapping && !mapping->reverse && mapping->address == cfg_node_ip4 &&
+	if (mapping && !mapping->reverse &&
+	    (likely(mapping->address == address) || nat4_keep_address(packet, mapping->address)) &&
 	    (likely(!nat4_touch(mapping) &&
 		    !(packet->tcp_flags & (TCP_FLAG_FIN | TCP_FLAG_RST | TCP_FLAG_SYN))) ||
 	     nat4_keep_answers(packet, mapping))) {
@@ -242,7 +262,7 @@ static __noinline int masquerade4(struct __sk_buff *skb, struct podwire_packet *
 
 		if (mapping)
 			bpf_map_delete_elem(&podwire_nat4, &packet->tuple);
-		ret = nat4_allocate(packet, &fresh);
+		ret = nat4_allocate(packet, address, &fresh);
 		if (ret)
 			return ret;
 		rewrite.new_address = fresh.address;
@@ -263,6 +283,8 @@ static __noinline int unmasquerade_error4(struct __sk_buff *skb, struct podwire_
 	/* A malformed error for the node is the node's business. */
 	if (quoted4_read(skb, packet, &quoted) || quoted.fragment)
 		return 0;
+	if (packet->tuple.destination_address != quoted.tuple.source_address)
+		return 0;
 	tuple4_reverse(&quoted.tuple, &answer);
 	mapping = bpf_map_lookup_elem(&podwire_nat4, &answer);
 	if (!mapping || !mapping->reverse)
@@ -271,8 +293,15 @@ static __noinline int unmasquerade_error4(struct __sk_buff *skb, struct podwire_
 	return ret ? ret : 1;
 }
 
-/* Undo masquerading on a packet to the node's address. Returns 1 when it was an answer to a masqueraded
- * packet and now carries the pod's address, 0 when it is the node's own, or a refusal. */
+/* Is it worth asking whether a packet to any other address than cfg_node_ip4 answers a masqueraded one? Pods'
+ * own ports lie below the range as a rule, so packets to pods seldom cost a lookup. */
+static __always_inline bool nat4_may_answer(const struct podwire_packet *packet)
+{
+	return (packet->flags & PACKET_ICMP_ERROR) || nat_port_in_range(packet->tuple.destination_port);
+}
+
+/* Undo masquerading on a packet to one of the node's addresses. Returns 1 when it was an answer to a
+ * masqueraded packet and now carries the pod's address, 0 when it is the node's own, or a refusal. */
 static __noinline int unmasquerade4(struct __sk_buff *skb, struct podwire_packet *packet)
 {
 	struct podwire_nat4 *mapping;

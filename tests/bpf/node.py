@@ -40,6 +40,8 @@ SIZES = {"podwire_ct4": 16384, "podwire_nat4": 16384}
 HOST_MAC = "02:70:6f:64:77:31"
 GATEWAY = "169.254.1.1"
 NODE_IP = "192.0.2.1"
+SECOND_IP = "198.18.0.1"
+"""The node's address on its second device."""
 OTHER_NODE = "192.0.2.2"
 ROUTER = "192.0.2.254"
 REMOTE_POD = "10.1.2.9"
@@ -107,13 +109,14 @@ def ip(*arguments: str) -> None:
 
 
 def make_devices() -> None:
-    """The node's device with its routes, and the host sides of two pods."""
-    for name in ("eth0", *(pod.device for pod in PODS)):
+    """The node's two devices with their routes, and the host sides of two pods."""
+    for name in ("eth0", "eth1", *(pod.device for pod in PODS)):
         ip("link", "add", name, "address", HOST_MAC, "type", "veth", "peer", "name", f"{name}p")
         ip("link", "set", f"{name}p", "up")
         ip("link", "set", name, "up")
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     ip("addr", "add", f"{NODE_IP}/24", "dev", "eth0")
+    ip("addr", "add", f"{SECOND_IP}/24", "dev", "eth1")
     ip("route", "add", "10.1.2.0/24", "via", OTHER_NODE)
     ip("route", "add", "default", "via", ROUTER)
     for pod in PODS:
@@ -276,6 +279,11 @@ class Node:
         )
         self.bump(0)
 
+    def leave_as(self, address: str, device: str = "eth1") -> None:
+        """The node has ``address`` on ``device``: masqueraded packets leave that with it."""
+        self.maps["podwire_endpoints4"].set({"address": number(address)}, {"flags": HOST})
+        self.maps["podwire_masquerade4"].set({"ifindex": device_index(device)}, {"address": number(address)})
+
     # -- packets ---------------------------------------------------------------------------------------
 
     def from_pod(self, packet: Packet, pod: Pod = POD_A, **ctx: int) -> Result:
@@ -284,11 +292,11 @@ class Node:
     def to_pod(self, packet: Packet, pod: Pod = POD_A, *, seen: int = 0, **ctx: int) -> Result:
         return self.run("to_pod", packet, pod.device, seen=seen, **ctx)
 
-    def from_netdev(self, packet: Packet, **ctx: int) -> Result:
-        return self.run("from_netdev", packet, "eth0", **ctx)
+    def from_netdev(self, packet: Packet, device: str = "eth0", **ctx: int) -> Result:
+        return self.run("from_netdev", packet, device, **ctx)
 
-    def to_netdev(self, packet: Packet, *, seen: int = 0, **ctx: int) -> Result:
-        return self.run("to_netdev", packet, "eth0", seen=seen, **ctx)
+    def to_netdev(self, packet: Packet, device: str = "eth0", *, seen: int = 0, **ctx: int) -> Result:
+        return self.run("to_netdev", packet, device, seen=seen, **ctx)
 
     def run(self, name: str, packet: Packet, device: str, *, seen: int = 0, **ctx: int) -> Result:
         """Run one program on one packet. ``seen`` is what an earlier program left in tc_index."""

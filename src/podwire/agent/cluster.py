@@ -6,10 +6,12 @@ import logging
 import threading
 
 from podwire.agent.config import AgentConfig
+from podwire.agent.masquerade import masquerade_addresses
 from podwire.agent.model import ClusterState, Endpoint, NodeInfo
 from podwire.agent.state import StateError, StateStore
 from podwire.datapath import ServiceSettings
 from podwire.net import routes
+from podwire.net.values import Address4, DefaultRoute4
 from podwire.service.model import NodeContext
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,8 @@ class Cluster:
         self._store = store
         self._guard = threading.Lock()
         self._nodes = store.load_nodes()
-        self._host: tuple[tuple[int, str], ...] = ()
+        self._host: tuple[Address4, ...] = ()
+        self._routes: tuple[DefaultRoute4, ...] = ()
         self._fallback_ip = datapath_node_ip
         self._left_out = False
 
@@ -61,25 +64,25 @@ class Cluster:
         return True
 
     def refresh_host(self) -> None:
-        """Look at this host's addresses again. Raises NetlinkError."""
-        found = tuple(routes.host_addresses())
+        """Look at this host's addresses and default routes again. Raises NetlinkError."""
+        found, ways = tuple(routes.host_addresses()), tuple(routes.default_routes())
         with self._guard:
-            self._host = found
+            self._host, self._routes = found, ways
 
     def node_ip_is_ours(self) -> bool:
         """False when the host does not have the address that its peers shall route through."""
         with self._guard:
-            return any(address == self.node_ip for _, address in self._host)
+            return any(known.address == self.node_ip for known in self._host)
 
     def addresses(self) -> list[str]:
         """The host's IPv4 addresses."""
         with self._guard:
-            return [address for _, address in self._host]
+            return [known.address for known in self._host]
 
     def is_node_device(self, index: int) -> bool:
         """Does the interface with this index carry one of the host's addresses?"""
         with self._guard:
-            return any(known == index for known, _ in self._host)
+            return any(known.ifindex == index for known in self._host)
 
     def problems(self) -> list[str]:
         """What is odd about the nodes, as sentences."""
@@ -100,7 +103,7 @@ class Cluster:
         with self._guard:
             nodes, host = self._nodes, self._host
         own = next((node for node in nodes if node.name == self._config.node_name), NodeInfo(""))
-        addresses = frozenset(address for _, address in host)
+        addresses = frozenset(known.address for known in host)
         return NodeContext(
             self._config.node_name,
             addresses=addresses,
@@ -115,13 +118,14 @@ class Cluster:
 
     def state_of(self, endpoints: tuple[Endpoint, ...]) -> ClusterState:
         with self._guard:
-            nodes, host = self._nodes, self._host
-        own = [index for index, address in host if address == self.node_ip]
-        others = [index for index, _ in host if index not in own]
+            nodes, host, ways = self._nodes, self._host, self._routes
+        own = [known.ifindex for known in host if known.address == self.node_ip]
+        others = [known.ifindex for known in host if known.ifindex not in own]
         return ClusterState(
             node_ip=self.node_ip,
             node_ifindexes=(*own, *others) if own else (),
-            host_addresses=tuple(dict.fromkeys(address for _, address in host)),
+            host_addresses=tuple(dict.fromkeys(known.address for known in host)),
+            masquerade_addresses=masquerade_addresses(host, ways, self.node_ip),
             node_name=self._config.node_name,
             cluster_cidrs=self._config.cluster_cidrs,
             service_cidrs=self._service_cidrs(),

@@ -5,7 +5,7 @@ Keys and values are plain values; ``podwire.agent.kernel`` knows how they are wr
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from podwire.agent.model import ClusterState, Endpoint, NodeInfo
 from podwire.net.values import Route4
@@ -53,6 +53,8 @@ class Desired:
     ipcache4: dict[str, Ipcache4] = field(default_factory=dict)
     routes: dict[str, Route4] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
+    masquerade4: dict[str, str] = field(default_factory=dict)
+    """Interface index -> address that masqueraded packets leave it with; the node's own for the others."""
     problems: tuple[str, ...] = ()
     """Sentences about input that contradicts itself; shown in the agent's status."""
 
@@ -75,7 +77,11 @@ def desired(state: ClusterState) -> Desired:
         want.routes[f"{endpoint.address}/32"] = Route4(endpoint.host_ifindex, source=state.node_ip)
         want.sysctls.update(endpoint_sysctls(endpoint.host_ifname))
     want.sysctls.update(NODE_SYSCTLS)
-    return Desired(want.endpoints4, want.ipcache4, want.routes, want.sysctls, tuple(problems))
+    # An address of the podCIDR is a pod's, whatever device carries it.
+    for ifindex, address in state.masquerade_addresses.items():
+        if address in want.endpoints4 and want.endpoints4[address].host:
+            want.masquerade4[str(ifindex)] = address
+    return replace(want, problems=tuple(problems))
 
 
 NODE_SYSCTLS = {"net/ipv4/conf/all/forwarding": "1"}

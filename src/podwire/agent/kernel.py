@@ -10,7 +10,7 @@ from typing import Any
 from podwire.agent.desired import Desired, changed_slots, endpoint_sysctls
 from podwire.agent.model import HOST_PREFIX, Endpoint
 from podwire.agent.reconcile import Reconciler, Report
-from podwire.agent.tables import EndpointsTable, IpcacheTable, Slots
+from podwire.agent.tables import EndpointsTable, IpcacheTable, MasqueradeTable, Slots
 from podwire.bpf import Map
 from podwire.datapath import GATEWAY_IP, HOST_MAC, Datapath
 from podwire.net import links, netns, sysctl
@@ -34,6 +34,7 @@ class Kernel:
             [
                 IpcacheTable(lambda: self._map("podwire_ipcache4")),
                 EndpointsTable(lambda: self._map("podwire_endpoints4")),
+                MasqueradeTable(lambda: self._map("podwire_masquerade4")),
                 sysctl.SysctlTable(),
                 RouteTable(),
             ]
@@ -119,6 +120,7 @@ class Kernel:
             {
                 "ipcache4": want.ipcache4,
                 "endpoints4": want.endpoints4,
+                "masquerade4": want.masquerade4,
                 "sysctls": want.sysctls,
                 "routes": want.routes,
             },

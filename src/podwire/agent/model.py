@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -90,6 +91,8 @@ class ClusterState:
     non_masquerade_cidrs: tuple[str, ...] = ()
     nodes: tuple[NodeInfo, ...] = ()
     endpoints: tuple[Endpoint, ...] = field(default=())
+    masquerade_addresses: Mapping[int, str] = field(default_factory=dict)
+    """Interface index -> address that pods' packets leave it with, where that is not ``node_ip``."""
 
 
 def endpoint_key(container_id: str, ifname: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from podwire.agent.desired import Endpoint4, Ipcache4
 from podwire.bpf import BpfError, Map
+from podwire.datapath import NotInstalled
 
 V = TypeVar("V")
 OpenMap = Callable[[], Map]
@@ -139,6 +140,38 @@ class IpcacheTable(MapTable[Ipcache4]):
             node=bool(flags & IPCACHE_NODE),
             local=bool(flags & IPCACHE_LOCAL),
         )
+
+
+class MasqueradeTable(MapTable[str]):
+    """podwire_masquerade4: interface index -> address that masqueraded packets leave it with.
+
+    Programs of an older version have no such map: pods are served all the same."""
+
+    name = "masquerade4"
+
+    def read(self) -> dict[str, str]:
+        try:
+            return super().read()
+        except NotInstalled:
+            return {}
+
+    def upsert(self, entries: Mapping[str, str]) -> dict[str, str]:
+        try:
+            return super().upsert(entries)
+        except NotInstalled as error:
+            return {key: str(error) for key in entries}
+
+    def encode_key(self, key: str) -> dict[str, int]:
+        return {"ifindex": int(key)}
+
+    def decode_key(self, key: Any) -> str:
+        return str(key["ifindex"])
+
+    def encode(self, value: str) -> dict[str, Any]:
+        return {"address": _number(value)}
+
+    def decode(self, value: Any) -> str:
+        return _text(value["address"])
 
 
 class Slots:

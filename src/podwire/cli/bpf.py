@@ -57,6 +57,10 @@ _LISTS: dict[str, tuple[Callable[[], Rows], str]] = {
     "endpoint": (lambda: read_map("podwire_endpoints4"), "Local addresses and the interfaces behind them"),
     "ct": (lambda: read_map("podwire_ct4"), "Connections: one entry per direction"),
     "nat": (lambda: read_map("podwire_nat4"), "Masqueraded flows: one entry per direction"),
+    "masquerade": (
+        lambda: read_map("podwire_masquerade4"),
+        "Devices that masqueraded packets leave with another address than the node's",
+    ),
     "ipcache": (lambda: read_map("podwire_ipcache4"), "Prefixes: identity, node and flags"),
     "metrics": (read_metrics, "Dropped and forwarded packets, all CPUs together"),
     "frag": (lambda: read_map("podwire_frags4"), "Ports of datagrams that arrive in fragments"),

@@ -25,7 +25,7 @@ class DatapathConfig:
     """Settings of one node. Checked when the object is made; DatapathError names the bad field."""
 
     node_ip: str
-    """The node's IPv4 address: source of masqueraded packets."""
+    """The node's IPv4 address: source of masqueraded packets, unless the device they leave by has others."""
     host_routing: str = EBPF
     """Wanted mode: ``ebpf`` or ``legacy``; a kernel without the helpers gets ``legacy`` and a reason."""
     gateway_ip: str = GATEWAY_IP
@@ -38,7 +38,7 @@ class DatapathConfig:
     mtu: int = 1500
     """Largest IP packet in bytes; larger ones take the stack, which fragments or reports."""
     masquerade: bool = True
-    """Give packets that leave the cluster the node's address."""
+    """Give packets that leave the cluster an address of the node."""
     event_rate: int = 100
     """Drop events per second and CPU; 0 turns events off, counters always count."""
     attach: str = "auto"

@@ -8,13 +8,15 @@ from typing import Any
 
 from podwire.net.links import SCOPE_LINK
 from podwire.net.netlink import NetlinkError, describe, is_absent, netlink
-from podwire.net.values import Route4
+from podwire.net.values import Address4, DefaultRoute4, Route4
 
 PROTOCOL = 112
 """Routing protocol number of our routes (``ip route show proto 112``); not used by the common routing
 daemons."""
 MAIN_TABLE = 254
 ANY = str(ipaddress.IPv4Address(0))
+_SECONDARY = 1
+_UNICAST = 1
 
 
 class RouteTable:
@@ -73,12 +75,33 @@ def _arguments(prefix: str, route: Route4) -> dict[str, Any]:
     return arguments
 
 
-def host_addresses() -> list[tuple[int, str]]:
-    """IPv4 addresses of this node as (interface index, address), without loopback's and link-local ones."""
-    found: list[tuple[int, str]] = []
+def host_addresses() -> list[Address4]:
+    """IPv4 addresses of this node, without loopback's and link-local ones. Raises NetlinkError."""
+    found: list[Address4] = []
     for message in netlink().get_addr(family=2):
         address = str(message.get("local") or message.get("address"))
         parsed = ipaddress.IPv4Address(address)
         if not parsed.is_loopback and not parsed.is_link_local:
-            found.append((int(message["index"]), address))
+            found.append(
+                Address4(
+                    int(message["index"]),
+                    address,
+                    int(message["prefixlen"]),
+                    secondary=bool(message["flags"] & _SECONDARY),
+                    universe=message["scope"] == 0,
+                )
+            )
+    return found
+
+
+def default_routes() -> list[DefaultRoute4]:
+    """Default routes of the main table, one for each next hop. Raises NetlinkError."""
+    found: list[DefaultRoute4] = []
+    for message in netlink().get_routes(family=2, table=MAIN_TABLE):
+        if message["dst_len"] or message["type"] != _UNICAST or message["table"] not in (0, MAIN_TABLE):
+            continue
+        source, metric = message.get("prefsrc"), int(message.get("priority") or 0)
+        for hop in message.get("multipath") or (message,):
+            ifindex = hop["oif"] if "oif" in hop.keys() else message.get("oif")  # noqa: SIM118
+            found.append(DefaultRoute4(int(ifindex or 0), hop.get("gateway"), source, metric))
     return found

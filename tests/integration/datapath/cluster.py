@@ -32,6 +32,8 @@ CLUSTER, SERVICE, NODE, LOCAL = 1, 2, 4, 8
 ROUTER_LAN, ROUTER_WORLD, WORLD = "10.77.0.254", "198.51.100.1", "198.51.100.2"
 VIP, NODE_PORT = "10.152.183.10", 30080
 WORLD_MTU = 1400
+SECOND_IP, UPLINK, BEYOND = "198.18.0.1", "198.18.0.2", "203.0.113.10"
+"""node1's address on its second device, the router there, and a host behind it that knows no other way."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,14 @@ POD_C = Pod("c", NODE2, "10.1.2.2", 1)
 NODES = (NODE1, NODE2)
 PODS = (POD_A, POD_B, POD_C)
 
-ADDRESSES = {node.name: node.ip for node in NODES} | {pod.name: pod.ip for pod in PODS} | {"world": WORLD}
+ADDRESSES = (
+    {node.name: node.ip for node in NODES}
+    | {pod.name: pod.ip for pod in PODS}
+    | {
+        "world": WORLD,
+        "beyond": BEYOND,
+    }
+)
 
 
 def number(address: str) -> int:
@@ -82,6 +91,7 @@ class Cluster:
         self.datapaths: dict[str, Datapath] = {}
         self.configs: dict[str, DatapathConfig] = {}
         self._cgroup: Path | None = None
+        self._devices: dict[str, list[str]] = {node.name: ["eth0"] for node in NODES}
 
     # -- namespaces ------------------------------------------------------------------------------------
 
@@ -177,6 +187,20 @@ class Cluster:
         self.run(pod.name, "ip", "route", "add", GATEWAY_IP, "dev", "eth0", "scope", "link")
         self.run(pod.name, "ip", "route", "add", "default", "via", GATEWAY_IP)
 
+    def add_second_device(self) -> None:
+        """Give node1 a device of its own towards a network that no other machine is in: before ``start``."""
+        subprocess.run(["ip", "netns", "add", f"{self._prefix}-beyond"], check=True)
+        self._namespaces.append("beyond")
+        self.run("beyond", "ip", "link", "set", "lo", "up")
+        self._link("node1", "eth1", "beyond", "eth0")
+        self.run("node1", "ip", "addr", "add", f"{SECOND_IP}/24", "dev", "eth1")
+        self.run("node1", "ip", "route", "add", f"{BEYOND}/32", "via", UPLINK)
+        self.run("beyond", "ip", "addr", "add", f"{UPLINK}/24", "dev", "eth0")
+        self.run("beyond", "ip", "addr", "add", f"{BEYOND}/32", "dev", "lo")
+        link = str(ipaddress.ip_network(f"{UPLINK}/24", strict=False))
+        self.run("beyond", "ip", "route", "replace", link, "dev", "eth0", "src", BEYOND)
+        self._devices["node1"].append("eth1")
+
     def set(self, name: str, key: str, value: str) -> None:
         with self.inside(name):
             (Path("/proc/sys") / key).write_text(value)
@@ -209,7 +233,7 @@ class Cluster:
                 config = DatapathConfig(
                     node.ip, host_routing=mode, attach=attach, map_entries=SIZES, services=settings
                 )
-                datapath.apply(config, objects, ["eth0"])
+                datapath.apply(config, objects, self._devices[node.name])
                 self.datapaths[node.name] = datapath
                 self.configs[node.name] = config
                 self._fill(node, datapath)
@@ -242,7 +266,9 @@ class Cluster:
         for node in NODES:
             with self.inside(node.name):
                 self.configs[node.name] = replace(self.configs[node.name], **settings)
-                changes = self.datapaths[node.name].apply(self.configs[node.name], objects, ["eth0"])
+                changes = self.datapaths[node.name].apply(
+                    self.configs[node.name], objects, self._devices[node.name]
+                )
                 assert changes.changed
 
     def switch(self, mode: str) -> None:

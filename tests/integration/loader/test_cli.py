@@ -98,6 +98,7 @@ def test_apply_status_lists_and_remove(cli, apply, kind):
         "endpoint",
         "ct",
         "nat",
+        "masquerade",
         "ipcache",
         "frag",
         "slot",

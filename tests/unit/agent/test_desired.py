@@ -109,6 +109,17 @@ def test_address_left_by_an_earlier_network_is_not_the_hosts() -> None:
     assert want.endpoints4["192.0.2.200"].host
 
 
+def test_devices_are_left_with_addresses_that_are_the_hosts() -> None:
+    want = desired(
+        replace(
+            BASE,
+            host_addresses=("192.0.2.200", "198.51.100.1", "10.1.0.1"),
+            masquerade_addresses={3: "198.51.100.1", 4: "10.1.0.1"},
+        )
+    )
+    assert want.masquerade4 == {"3": "198.51.100.1"}, "an address of the podCIDR is a pod's"
+
+
 def test_pods_of_a_podcidr_that_has_changed_are_reported_and_stay() -> None:
     moved = replace(
         BASE, nodes=(NodeInfo("self", "10.1.77.0/24", ("192.0.2.200",)),), endpoints=(endpoint(2),)
