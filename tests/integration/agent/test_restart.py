@@ -218,7 +218,8 @@ def test_calls_leave_no_descriptor_open(node: Node) -> None:
         pod = node.add(f"p{number}")
         assert node.cni("CHECK", f"p{number}", prevResult=pod.result)[0] == 0
         node.delete(f"p{number}")
-    assert descriptors() <= before + 2
+    # Background work may hold some for a moment.
+    eventually(lambda: descriptors() <= before + 2)
 
 
 def test_routes_come_back_soon_after_a_device_went_down(make_node: Make) -> None:
