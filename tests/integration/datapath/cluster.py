@@ -123,6 +123,11 @@ class Cluster:
         made.settimeout(timeout)
         return made
 
+    @property
+    def places(self) -> list[str]:
+        """Whoever has one of ADDRESSES here."""
+        return [name for name in ADDRESSES if name in self._namespaces]
+
     # -- building --------------------------------------------------------------------------------------
 
     def build(self) -> None:

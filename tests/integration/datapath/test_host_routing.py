@@ -60,7 +60,7 @@ def conversations(cluster: Cluster) -> Iterator[list[Chatter]]:
     with contextlib.ExitStack() as stack:
         talks = []
         servers = {
-            name: stack.enter_context(traffic.listening(cluster, name, PORT)) for name in set(ADDRESSES)
+            name: stack.enter_context(traffic.listening(cluster, name, PORT)) for name in cluster.places
         }
         for client, server, target in CONNECTIONS:
             where = target or (ADDRESSES[server], PORT)
