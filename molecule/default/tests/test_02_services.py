@@ -33,10 +33,10 @@ def test_kubelite_goes_on_without_it(lab, on_node) -> None:
     """kube-proxy cleans up and returns; that must not end the process that it is a part of."""
     for node in lab.nodes:
         assert "--cleanup=true" in on_node(node, f"cat {ARGS}").split()
-        # Kubelet 1.20 may make a chain again that kube-proxy is about to delete; that ends kubelite, once.
+        # Were kubelet 1.20 let make its chains, the two would disturb each other, and kubelite would start over.
         shown = on_node(node, "systemctl show -p ActiveState,NRestarts snap.microk8s.daemon-kubelite").split()
         assert "ActiveState=active" in shown
-        assert {"NRestarts=0", "NRestarts=1"}.intersection(shown), f"{node}: {shown}"
+        assert "NRestarts=0" in shown, f"{node}: {shown}"
 
 
 def test_api_is_reached_without_a_service(lab, on_node) -> None:
