@@ -33,7 +33,7 @@ def test_kubelite_goes_on_without_it(lab, on_node) -> None:
     """kube-proxy cleans up and returns; that must not end the process that it is a part of."""
     for node in lab.nodes:
         assert "--cleanup=true" in on_node(node, f"cat {ARGS}").split()
-        # Were kubelet 1.20 let make its chains, the two would disturb each other, and kubelite would start over.
+        # If kubelet 1.20 made its chains then, the two would disturb each other, and kubelite would restart.
         shown = on_node(node, "systemctl show -p ActiveState,NRestarts snap.microk8s.daemon-kubelite").split()
         assert "ActiveState=active" in shown
         assert "NRestarts=0" in shown, f"{node}: {shown}"
