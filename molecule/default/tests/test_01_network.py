@@ -41,13 +41,16 @@ def test_programs_are_attached_and_none_is_broken(host) -> None:
     assert '"installed": true' in status.stdout
 
 
-def test_agent_is_allowed_to_read_nodes_and_annotate_its_own(cluster, lab) -> None:
+def test_agent_is_allowed_what_it_needs_and_no_more(cluster, lab) -> None:
     """What the rules say; MicroK8s enforces them once its addon rbac is enabled."""
     for node in lab.nodes:
         rules = cluster.read("get", "clusterrole", f"podwire-agent-{node}")["rules"]
         assert [(rule["resources"], rule["verbs"], rule.get("resourceNames")) for rule in rules] == [
             (["nodes"], ["get", "list", "watch"], None),
             (["nodes"], ["patch"], [node]),
+            (["services"], ["list", "watch"], None),
+            (["endpointslices"], ["list", "watch"], None),
+            (["events"], ["create"], None),
         ]
         account = f"system:serviceaccount:kube-system:podwire-agent-{node}"
         shown = cluster.run("get", "clusterrolebindings", "-o", "jsonpath={.items[*].subjects[*].name}")
