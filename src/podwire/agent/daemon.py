@@ -346,10 +346,20 @@ class Agent:
             problems, detail = [str(error)], ""
         checks.append(Check("datapath", not problems, "; ".join(problems) or detail))
         if probe:  # a rollout asks without at a time when the datapath does not translate services yet
+            await self._look_at_datapath()
             checks += self.services.checks()
         if self.config.health:
             checks += self.prober.checks or [Check("pod", False, "not probed yet")]
         return all(check.ok for check in checks), checks
+
+    async def _look_at_datapath(self) -> None:
+        """Take note of a datapath that was loaded anew: a rollout asks right after it did that."""
+        if self.cluster is None:
+            return
+        try:
+            await self.run(self.services.refresh, self.cluster)
+        except _FAILURES as error:
+            log.error("services: %s", error)
 
     async def status(self) -> dict[str, Any]:
         reasons = self.reasons()

@@ -121,7 +121,7 @@ def test_a_restarted_agent_takes_over_and_removes_what_went_meanwhile(
 
 def test_the_agent_comes_first_and_the_datapath_follows(network: Network) -> None:
     """The order of a rollout: at no time does the datapath translate with empty tables."""
-    node = network.add_node(kube_proxy_replacement=True)
+    node = network.add_node(kube_proxy_replacement=True, resync_interval=600.0)
     node.load(enabled=False)
     network.write_services(WEB, WEB_SLICE)
     node.start()
