@@ -162,7 +162,7 @@ class SocketNode:
         where: str = "second",
         *,
         family: socket.AddressFamily = socket.AF_INET,
-        timeout: float = 3.0,
+        timeout: float = 20.0,
     ) -> socket.socket:
         """A socket of a process in the control group."""
         return self.cgroup.socket(kind, family=family, netns=self.path(where), timeout=timeout)
