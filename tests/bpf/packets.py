@@ -103,3 +103,10 @@ def checked(packet: Packet) -> Packet:
 
 
 __all__ = ["ICMP", "IP", "SCTP", "TCP", "UDP", "Ether", "Raw"]
+
+
+def ends(packet: Packet) -> tuple[str, int, str, int]:
+    """Source and destination of a packet whose checksums are right."""
+    ip = checked(packet)
+    layer = ip[TCP] if ip.haslayer(TCP) else ip[UDP]
+    return ip.src, layer.sport, ip.dst, layer.dport

@@ -6,9 +6,12 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from scapy.packet import Packet
+
 from podwire.bpf import Map
 from podwire.datapath import maglev
-from tests.bpf.node import number
+from tests.bpf.node import POD_A, Node, number
+from tests.bpf.packets import ends, of
 
 CLUSTER_IP, NODE_PORT, EXTERNAL_IP, LOAD_BALANCER, HOST_PORT = 1, 2, 4, 8, 16
 EXTERNAL_LOCAL, INTERNAL_LOCAL, MAGLEV, SOURCE_RANGES = 32, 64, 128, 256
@@ -87,3 +90,13 @@ class Services:
 
     def maglev(self, external_list: int, table: Sequence[int]) -> None:
         maglev.put(self.map("podwire_maglev"), external_list, table)
+
+
+def backend_of(node: Node, packet: Packet) -> tuple[str, int]:
+    """Where a pod's packet to a service goes."""
+    return ends(node.from_pod(of(POD_A) / packet).packet)[2:]
+
+
+def earlier(time: int, seconds: int) -> int:
+    """Also before the machine was started: the datapath's clock wraps as its numbers do."""
+    return (time - seconds * 1_000_000_000) % (1 << 64)

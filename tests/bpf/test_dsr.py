@@ -12,10 +12,11 @@ from scapy.packet import Packet
 from tests.bpf import node as n
 from tests.bpf import services as s
 from tests.bpf.node import EBPF, LEGACY, NODE_IP, OK, OTHER_NODE, POD_A, POD_B, REMOTE_POD, WORLD, Node
-from tests.bpf.packets import TCP_PROTO, UDP_PROTO, checked, error, of, outside, tcp, udp
+from tests.bpf.packets import TCP_PROTO, UDP_PROTO, checked, ends, error, of, outside, tcp, udp
 from tests.bpf.services import Services
-from tests.bpf.test_services import EXTERNAL, NODE_PORT, ends
 
+NODE_PORT = 30080
+EXTERNAL = "203.0.113.99"
 DSR = 128
 OPTION = bytes([0x9A, 8])
 
