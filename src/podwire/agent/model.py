@@ -27,6 +27,19 @@ class PortMapping(NamedTuple):
     """TCP, UDP or SCTP."""
 
 
+class PolicyAssignment(NamedTuple):
+    """Which policy map an endpoint is judged by."""
+
+    number: int
+    """Index into podwire_policies. 0: none, everything passes. 1: closed."""
+    audit: bool = False
+    """Say what would be refused, and let it pass."""
+
+
+OPEN = PolicyAssignment(0)
+CLOSED = PolicyAssignment(1)
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One pod interface on this node."""
