@@ -101,6 +101,13 @@ def works(lab: Lab, cluster: checks.Cluster) -> Callable[..., checks.Matrix]:
     return check
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kubelite_restarts(lab: Lab, on_node: Callable[..., str]) -> dict[str, int]:
+    """How often systemd had restarted each node's kubelite when the tests began."""
+    command = "systemctl show -p NRestarts --value snap.microk8s.daemon-kubelite"
+    return {node: int(on_node(node, command)) for node in lab.nodes}
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Keep the nodes' journals, maps and counters as they were when a test failed."""
