@@ -26,6 +26,8 @@ gone."""
 OnChanges = Callable[[Sequence[Change[T]], bool], None]
 """Takes changes, in a thread of the reflector's. False: more of the same list follows; True: with these, what
 was delivered is the complete state of one moment."""
+OnVersion = Callable[[str], None]
+"""Takes the resource version up to which everything was delivered, in a thread of the reflector's."""
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 20.0
@@ -77,7 +79,13 @@ class Reflector(Generic[T]):
     """One resource. ``connected`` says whether what was delivered is current; ``detail`` why not, or from
     where."""
 
-    def __init__(self, connection: Connection, resource: Resource[T], on_changes: OnChanges[T]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        resource: Resource[T],
+        on_changes: OnChanges[T],
+        on_version: OnVersion = lambda version: None,
+    ) -> None:
         self.connected = False
         self.synced = False
         """A complete list was delivered once."""
@@ -85,6 +93,7 @@ class Reflector(Generic[T]):
         self._connection = connection
         self._resource = resource
         self._on_changes = on_changes
+        self._on_version = on_version
         self._known: dict[str, str] = {}
         self._path = ""
         self._version = ""
@@ -155,6 +164,7 @@ class Reflector(Generic[T]):
             self._on_changes(changes, True)
         self.synced = True
         self._version = version
+        self._on_version(version)
 
     def _watch(self, client: KubeClient) -> bool:
         """Follow one watch until it ends; True when anything came. Raises ApiError."""
@@ -192,6 +202,8 @@ class Reflector(Generic[T]):
             self._version = version_of(value) or self._version
         if changes:
             self._on_changes(list(changes.items()), True)
+        if events:
+            self._on_version(self._version)
         return ended
 
     def _news(self, value: Mapping[str, Any], found: dict[str, str]) -> Change[T] | None:

@@ -28,6 +28,11 @@ class State:
     def __init__(self) -> None:
         self.things: dict[str, int] = {}
         self.calls: list[tuple[list[str], bool]] = []
+        self.versions: list[tuple[str, list[str]]] = []
+
+    def take_version(self, version: str) -> None:
+        """Remember the version, and what had been delivered by then."""
+        self.versions.append((version, sorted(self.things)))
 
     def take(self, changes: Sequence[Change[int]], complete: bool) -> None:
         for key, value in changes:
@@ -47,7 +52,8 @@ def follow(api: tuple[Api, Path]) -> Iterator[Callable[..., tuple[Reflector[int]
     def start(**more: Any) -> tuple[Reflector[int], State]:
         state = State()
         resource = Resource("Things", more.get("path", fixed(THINGS)), lambda value: int(value["value"]))
-        reflector = Reflector(Connection(partial(KubeClient, kubeconfig)), resource, state.take)
+        connection = Connection(partial(KubeClient, kubeconfig))
+        reflector = Reflector(connection, resource, state.take, state.take_version)
         reflector.start()
         started.append(reflector)
         return reflector, state
@@ -70,6 +76,19 @@ def test_an_empty_list_is_delivered(follow: Any) -> None:
     reflector, state = follow()
     wait_for(lambda: reflector.synced)
     assert state.calls == [([], True)]
+
+
+def test_a_version_is_told_after_what_it_stands_for(api: tuple[Api, Path], follow: Any) -> None:
+    server, _ = api
+    server.objects[THINGS] = [thing("a")]
+    _, state = follow()
+    wait_for(lambda: state.versions)
+    assert state.versions == [("10", ["ns/a"])]  # the list's own, which is newer than its objects'
+    server.events[THINGS].append({"type": "ADDED", "object": thing("b", "20")})
+    wait_for(lambda: ("20", ["ns/a", "ns/b"]) in state.versions)
+    bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "33"}}}
+    server.events[THINGS].append(bookmark)
+    wait_for(lambda: ("33", ["ns/a", "ns/b"]) in state.versions)
 
 
 def test_a_watch_goes_on_where_it_ended(api: tuple[Api, Path], follow: Any) -> None:
