@@ -37,6 +37,12 @@ def wanted_mode(initial: str, status: Mapping[str, Any]) -> str:
     return str(status.get("requested") or initial)
 
 
+def wanted_services(options: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Whether to translate services: those that are translated already stay so, others start on request."""
+    on = bool((status.get("sockets") or {}).get("enabled"))
+    return bool(options["services"] and (options["start_services"] or on))
+
+
 def result_of(answer: Mapping[str, Any]) -> dict[str, Any]:
     """The module's result, from what ``podwire datapath apply`` or ``remove`` answered."""
     facts = answer["facts"]

@@ -82,6 +82,13 @@ options:
         there are comes from the agent.
     type: bool
     default: false
+  start_services:
+    description:
+      - Whether C(services) are turned on where the datapath does not translate them yet. Otherwise a datapath
+        that translates them goes on, and any other is left so. Before the agent knows the services, all of
+        them would be refused.
+    type: bool
+    default: true
   node_port_min:
     description:
       - First port of the cluster's range for node ports (C(--service-node-port-range) of the API server).
@@ -235,6 +242,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "event_rate": {"type": "int", "default": 100},
     "attach": {"type": "str", "choices": ["auto", "tcx", "clsact"], "default": "auto"},
     "services": {"type": "bool", "default": False},
+    "start_services": {"type": "bool", "default": True},
     "node_port_min": {"type": "int", "default": 30000},
     "node_port_max": {"type": "int", "default": 32767},
     "maglev_size": {"type": "int", "default": 16381},
@@ -255,6 +263,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if check and not (cli.installed and Path(options["objects"]).is_dir()):
         return datapath.foretold("present", options)
     status = cli.call("datapath", "status", accept=(0, NOT_AS_APPLIED))
+    options["services"] = datapath.wanted_services(options, status)
     mode = datapath.wanted_mode(options["host_routing"], status)
     return datapath.result_of(cli.call(*datapath.apply_arguments(options, mode, check=check)))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.podwire.ebpf.plugins.module_utils import datapath
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 from ansible_collections.podwire.ebpf.plugins.module_utils.node_cli import NodeCli, NotInstalledError
+from ansible_collections.podwire.ebpf.plugins.modules.datapath import run
 from click.testing import CliRunner
 
 from podwire.cli.datapath import apply as real_apply
@@ -64,6 +66,37 @@ def test_every_option_reaches_the_real_command(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_wanted_mode(status: dict[str, Any], expected: str) -> None:
     assert datapath.wanted_mode("ebpf", status) == expected
+
+
+@pytest.mark.parametrize(
+    ("services", "start", "sockets", "expected"),
+    [
+        pytest.param(True, False, {}, False, id="not-before-the-agent-knows-them"),
+        pytest.param(True, False, None, False, id="nothing-loaded"),
+        pytest.param(True, False, {"enabled": False}, False, id="off-stays-off"),
+        pytest.param(True, False, {"enabled": True}, True, id="on-stays-on"),
+        pytest.param(True, True, {"enabled": False}, True, id="started"),
+        pytest.param(False, True, {"enabled": True}, False, id="turned-off"),
+    ],
+)
+def test_wanted_services(services: bool, start: bool, sockets: dict[str, Any] | None, expected: bool) -> None:
+    options = {"services": services, "start_services": start}
+    assert datapath.wanted_services(options, {"sockets": sockets}) is expected
+
+
+def test_services_are_not_turned_off_where_the_status_is_unknown(tmp_path: Path) -> None:
+    """A command that fails says nothing about services: nothing is applied."""
+    applied = tmp_path / "applied"
+    cli = command(
+        tmp_path,
+        f"open({str(applied)!r}, 'w').close() if 'apply' in sys.argv else "
+        """print('{"error": "libbpf is missing"}'); sys.exit(1)""",
+    )
+    options = OPTIONS | {"state": "present", "host_routing": "ebpf", "start_services": False}
+    module = SimpleNamespace(params=options | {"command": cli.command}, check_mode=False)
+    with pytest.raises(PodwireError, match="libbpf is missing"):
+        run(module)
+    assert not applied.exists()
 
 
 def command(tmp_path: Path, body: str) -> NodeCli:
