@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from ipaddress import IPv4Network
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Labels: TypeAlias = Mapping[str, str]
 """Security labels of an identity: ``source:key`` -> value, such as ``k8s:app`` -> ``web``."""
@@ -208,8 +208,7 @@ class Match(IntEnum):
     PROTO_ONLY = 6
 
 
-@dataclass(frozen=True, slots=True)
-class MapKey:
+class MapKey(NamedTuple):
     """Key of a policy map's entry, before it is written as a prefix of bits."""
 
     direction: Direction
@@ -222,8 +221,7 @@ class MapKey:
     """Leading bits of ``port`` that must agree: 16 for one port, 0 for all. 0 with PROTOCOL_ANY."""
 
 
-@dataclass(frozen=True, slots=True)
-class MapValue:
+class MapValue(NamedTuple):
     """Verdict of a policy map's entry."""
 
     deny: bool = False
@@ -260,3 +258,8 @@ class Compiled:
     """Sentences for ``MapValue.rule``: ``Kind/namespace/name spec.ingress[0]``."""
     digest: str = ""
     """Equal for equal contents: endpoints share one map then."""
+
+    @property
+    def size(self) -> int:
+        """Places that a policy map needs: entries and blocks live in one."""
+        return len(self.entries) + len(self.blocks)
