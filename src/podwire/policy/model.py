@@ -83,6 +83,7 @@ class Service:
     """The backends of services (toServices)."""
 
     namespace: str
+    """Empty: every namespace."""
     name: str = ""
     """Empty: chosen by ``selector``."""
     selector: Selector | None = None
