@@ -16,8 +16,8 @@ For the part that keeps policies:
   know them when ``apply_policies`` (or any later write) returns;
   ``set_status(observed, revision, problems)`` publishes what this node enforces.
 
-The order that makes a change atomic: ``set_cidrs`` -> write the new policy map -> let ``assignment`` answer
-with its number -> ``apply_policies()`` -> free the old number -> ``set_status``."""
+The order that makes a change atomic: ``set_cidrs`` -> write the new policy map -> let ``assignment``
+answer with its number -> ``apply_policies()`` -> free the old number -> ``set_status``."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ cost more memory (some 25 MB) than the whole agent's own code."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -70,10 +70,11 @@ class KubeClient:
         """One object, or what the API says of itself. Raises ApiError."""
         return self._json(self._request("GET", path, {}))
 
-    def list_pages(self, path: str) -> Iterator[Page]:
-        """Every object of a resource, a page at a time; all pages show the same moment. Raises ApiError
-        (410: the list took so long that its moment is forgotten)."""
-        query: dict[str, Any] = {"limit": PAGE}
+    def list_pages(self, path: str, selector: Mapping[str, str] | None = None) -> Iterator[Page]:
+        """Every object of a resource, a page at a time; all pages show the same moment. ``selector``:
+        ``fieldSelector`` or ``labelSelector``, as query parameters. Raises ApiError (410: the list took so
+        long that its moment is forgotten)."""
+        query: dict[str, Any] = {**(selector or {}), "limit": PAGE}
         while True:
             value = self._json(self._request("GET", path, query))
             metadata = value.get("metadata") or {}
@@ -82,10 +83,14 @@ class KubeClient:
                 return
             query["continue"] = metadata["continue"]
 
-    def watch(self, path: str, version: str) -> Iterator[list[dict[str, Any]]]:
+    def watch(
+        self, path: str, version: str, selector: Mapping[str, str] | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
         """Events after ``version`` until the watch ends by itself (about a minute), those that came together
-        in one list. The first is empty: the API has taken the request. Raises ApiError."""
+        in one list. The first is empty: the API has taken the request. ``selector`` as when the list was
+        asked for. Raises ApiError."""
         query = {
+            **(selector or {}),
             "watch": "true",
             "resourceVersion": version,
             "allowWatchBookmarks": "true",
@@ -111,11 +116,22 @@ class KubeClient:
         """Set annotations of a Node; None removes one."""
         patch = {"metadata": {"annotations": annotations}}
         path = f"{NODES}/{quote(name, safe='')}"
-        self._json(self._request("PATCH", path, {}, body=patch, kind=_MERGE_PATCH))
+        self.patch(path, patch)
 
-    def create(self, path: str, value: dict[str, Any]) -> None:
-        """Make an object in the collection at ``path``. Raises ApiError."""
-        self._json(self._request("POST", path, {}, body=value))
+    def create(self, path: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Make an object in the collection at ``path``; returns it as it is stored. Raises ApiError (409:
+        there is one of that name)."""
+        return self._json(self._request("POST", path, {}, body=value))
+
+    def patch(self, path: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Merge ``value`` into the object at ``path``; returns what became of it. Raises ApiError."""
+        return self._json(self._request("PATCH", path, {}, body=value, kind=_MERGE_PATCH))
+
+    def delete(self, path: str, version: str) -> None:
+        """Remove the object at ``path`` if it still is at this resource version. Raises ApiError (409: it is
+        not; 404: it is gone)."""
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"resourceVersion": version}}
+        self._json(self._request("DELETE", path, {}, body=options))
 
     # -- parts -------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from podwire.kube.client import ApiError, KubeClient
@@ -48,6 +48,8 @@ class Resource(Generic[T]):
     one. Raises ApiError."""
     parse: Callable[[Mapping[str, Any]], T]
     """Keeps what is needed of an object. Must not raise for what the API server accepts."""
+    selector: Mapping[str, str] = field(default_factory=dict)
+    """``fieldSelector`` or ``labelSelector``, where not every object is wanted."""
 
 
 def fixed(path: str) -> Callable[[KubeClient], str]:
@@ -149,7 +151,7 @@ class Reflector(Generic[T]):
         found: dict[str, str] = {}
         changes: list[Change[T]] = []
         version = ""
-        for page in client.list_pages(self._path):
+        for page in client.list_pages(self._path, self._resource.selector):
             if self._stop.is_set():
                 return
             if changes:  # of the page before
@@ -169,7 +171,7 @@ class Reflector(Generic[T]):
     def _watch(self, client: KubeClient) -> bool:
         """Follow one watch until it ends; True when anything came. Raises ApiError."""
         came = False
-        for events in client.watch(self._path, self._version):
+        for events in client.watch(self._path, self._version, self._resource.selector):
             if self._stop.is_set():
                 return True
             self.connected, self.detail = True, client.server
