@@ -148,6 +148,7 @@ def rest_app(agent: Agent) -> web.Application:
     app.router.add_get("/v1/services", rest.services)
     app.router.add_get("/v1/services/{namespace}/{name}", rest.service)
     app.router.add_get("/v1/drops", rest.drops)
+    app.router.add_get("/v1/verdicts", rest.verdicts)
     app.router.add_get("/v1/translations", rest.translations)
     app.router.add_get("/v1/metrics", rest.metrics)
     app.router.add_put("/v1/host-routing", rest.host_routing)
@@ -206,6 +207,9 @@ class Rest:
 
     async def drops(self, request: web.Request) -> web.Response:
         return await self._events(request, self._agent.events.drops)
+
+    async def verdicts(self, request: web.Request) -> web.Response:
+        return await self._events(request, self._agent.events.verdicts)
 
     async def translations(self, request: web.Request) -> web.Response:
         return await self._events(request, self._agent.events.translations)

@@ -21,7 +21,7 @@ from podwire.agent.cluster import Cluster
 from podwire.agent.cni import CniError
 from podwire.agent.config import AgentConfig
 from podwire.agent.endpoints import Endpoints
-from podwire.agent.events import Events
+from podwire.agent.events import Events, Names
 from podwire.agent.health import Check, Prober
 from podwire.agent.kernel import Kernel
 from podwire.agent.metrics import read_metrics
@@ -92,7 +92,7 @@ class Agent:
         self._connection = Connection(partial(KubeClient, config.kubeconfig))
         self._source = self._make_source()
         self.services = Services(config, self.datapath, self._connection, self.run)
-        self.events = Events(self.datapath, config.drop_history, self.services.name_of)
+        self.events = Events(self.datapath, config.drop_history, Names(service=self.services.name_of))
         self._dirty = asyncio.Event()
         self._host_changed = False
         self._watch: HostWatch | None = None

@@ -1,7 +1,7 @@
 """Events of the datapath: read from the ring buffer, kept for a while, decoded when somebody asks.
 
-Drops and translations share the ring, and are kept apart here: a busy service must not push out what was
-dropped."""
+Drops, verdicts of policies and translations share the ring, and are kept apart here: a busy service must not
+push out what was dropped."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import ipaddress
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from podwire.bpf import BpfError, Btf, Codec, Program, RingBuffer, codec_for
 from podwire.bpf.btf import Kind
@@ -22,29 +22,49 @@ from podwire.datapath import Datapath, DatapathError
 
 log = logging.getLogger(__name__)
 
-EVENT_VERSION = 1
+EVENT_VERSIONS = (1, 2)
+"""Layouts are read from the programs' type information; the second version says what a policy judged."""
 EVENT_DROP = 1
+EVENT_VERDICT = 5
 EVENT_TRANSLATE = 7
 _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 Decode = Callable[[bytes, float], dict[str, Any]]
 """Turns a record into values for people. The second argument is the wall-clock time, in seconds, at which
 CLOCK_MONOTONIC was 0."""
-NameOf = Callable[[int], str]
-"""What a service number stands for, for people; empty when nobody knows."""
+VERDICT_AUDITED = 1
+MATCHES = {
+    0: "none", 1: "L3-Only", 2: "L3-L4", 3: "L4-Only", 4: "all", 5: "L3-Proto", 6: "Proto-Only",
+}  # fmt: skip
+"""What the deciding entry of a policy named, as Cilium's monitor says it."""
+
+
+class Names(NamedTuple):
+    """What numbers of events stand for, for people."""
+
+    service: Callable[[int], str] = lambda number: ""
+    """Of a service's number; empty when nobody knows."""
+    labels: Callable[[int], list[str]] = lambda identity: []
+    """Of an identity."""
+    rule: Callable[[int, int, int], str] = lambda policy, rule, when: ""
+    """The sentence for a rule of a policy, by their numbers, at a time (CLOCK_MONOTONIC, ns)."""
+
+
+NOBODY_KNOWS = Names()
 
 
 class EventDecoder:
     """Turns records into values for people, by the layouts and names in the datapath's own type
     information."""
 
-    def __init__(self, btf: Btf, name_of: NameOf = lambda number: "") -> None:
+    def __init__(self, btf: Btf, names: Names = NOBODY_KNOWS) -> None:
         drop = _codec(btf, "podwire_event")
         if drop is None:
             raise DatapathError("the loaded datapath describes no drop events")
         self._drop = drop
         self._translation = _codec(btf, "podwire_translate_event")
-        self._name_of = name_of
+        self._verdict = _codec(btf, "podwire_verdict_event")
+        self._names = names
         self.reasons = names_of(btf, "podwire_drop_reason", "PODWIRE_DROP_")
         self.directions = names_of(btf, "podwire_direction", "PODWIRE_DIRECTION_")
         self.programs = names_of(btf, "podwire_program", "PODWIRE_PROGRAM_")
@@ -65,6 +85,44 @@ class EventDecoder:
             "source_port": event["source_port"],
             "destination": _address(event["family"], event["destination_address"]),
             "destination_port": event["destination_port"],
+            **self._judged(event),
+        }
+
+    def verdict(self, record: bytes, boot_time: float) -> dict[str, Any]:
+        if self._verdict is None:
+            return {"error": "the loaded datapath describes no verdicts"}
+        event = self._verdict.decode(record)
+        audited = bool(event["flags"] & VERDICT_AUDITED)
+        refused = event["verdict"] < 0
+        reason = -event["verdict"] if refused else 0
+        return {
+            "time": boot_time + event["timestamp"] / 1e9,
+            "verdict": "audited" if audited else "denied" if refused else "allowed",
+            "reason": reason,
+            "reason_name": self.reasons.get(reason, str(reason)) if reason else "",
+            "match": MATCHES.get(event["match"], str(event["match"])),
+            **self._seen_by(event),
+            "bytes": event["packet_length"],
+            "protocol": _PROTOCOLS.get(event["protocol"], str(event["protocol"])),
+            "source": str(ipaddress.IPv4Address(event["source_address"])),
+            "source_port": event["source_port"],
+            "destination": str(ipaddress.IPv4Address(event["destination_address"])),
+            "destination_port": event["destination_port"],
+            **self._judged(event),
+        }
+
+    def _judged(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Who the peers are and which rule decided; all of it is empty for drops that no policy made, and of
+        programs of an earlier version."""
+        source, destination = event.get("source_identity", 0), event.get("destination_identity", 0)
+        policy, rule = event.get("policy", 0), event.get("rule", 0)
+        return {
+            "source_identity": source,
+            "source_labels": self._names.labels(source) if source else [],
+            "destination_identity": destination,
+            "destination_labels": self._names.labels(destination) if destination else [],
+            "policy": policy,
+            "rule": self._names.rule(policy, rule, event["timestamp"]) if rule else "",
         }
 
     def translation(self, record: bytes, boot_time: float) -> dict[str, Any]:
@@ -73,7 +131,7 @@ class EventDecoder:
         event = self._translation.decode(record)
         return {
             "time": boot_time + event["timestamp"] / 1e9,
-            "service": self._name_of(event["service"]),
+            "service": self._names.service(event["service"]),
             "service_id": event["service"],
             **self._seen_by(event),
             "protocol": _PROTOCOLS.get(event["protocol"], str(event["protocol"])),
@@ -110,11 +168,11 @@ def names_of(btf: Btf, enum: str, prefix: str) -> dict[int, str]:
     return {number: name.removeprefix(prefix).lower() for name, number in found.values.items()}
 
 
-def decoder_of(datapath: Datapath, name_of: NameOf) -> EventDecoder:
+def decoder_of(datapath: Datapath, names: Names) -> EventDecoder:
     """Decoder for the programs that are pinned now. Raises DatapathError or BpfError."""
     path: Path = datapath.programs / "podwire_from_pod"
     with Program.pinned(path) as program:
-        return EventDecoder(kernel_btf(program.info.btf_id, f"program {program.label}"), name_of)
+        return EventDecoder(kernel_btf(program.info.btf_id, f"program {program.label}"), names)
 
 
 class EventLog:
@@ -158,13 +216,18 @@ class EventLog:
 class Events:
     """The ring buffer, and what came out of it by kind. Lives in the event loop."""
 
-    def __init__(self, datapath: Datapath, keep: int, name_of: NameOf) -> None:
+    def __init__(self, datapath: Datapath, keep: int, names: Names) -> None:
         self.drops = EventLog(keep, self._decoded(lambda decoder: decoder.drop))
+        self.verdicts = EventLog(keep, self._decoded(lambda decoder: decoder.verdict))
         self.translations = EventLog(keep, self._decoded(lambda decoder: decoder.translation))
         self.decoder: EventDecoder | None = None
-        self._logs = {EVENT_DROP: self.drops, EVENT_TRANSLATE: self.translations}
+        self._logs = {
+            EVENT_DROP: self.drops,
+            EVENT_VERDICT: self.verdicts,
+            EVENT_TRANSLATE: self.translations,
+        }
         self._datapath = datapath
-        self._name_of = name_of
+        self._names = names
         self._ring: RingBuffer | None = None
         self._inode = 0
         self._programs_inode = 0
@@ -174,7 +237,7 @@ class Events:
         DatapathError."""
         programs = (self._datapath.programs / "podwire_from_pod").stat().st_ino
         if programs != self._programs_inode:
-            self.decoder = decoder_of(self._datapath, self._name_of)
+            self.decoder = decoder_of(self._datapath, self._names)
             self._programs_inode = programs
         inode = (self._datapath.maps / "podwire_events").stat().st_ino
         if inode == self._inode:
@@ -195,7 +258,7 @@ class Events:
         def decode(record: bytes, boot_time: float) -> dict[str, Any]:
             if self.decoder is None:
                 return {"error": "the datapath is not loaded"}
-            if record[0] != EVENT_VERSION:
+            if record[0] not in EVENT_VERSIONS:
                 return {"error": f"event of unknown version {record[0]}"}
             return method(self.decoder)(record, boot_time)
 

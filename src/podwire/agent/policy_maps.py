@@ -25,6 +25,7 @@ from podwire.agent.policy_tables import (
     VALUE_SIZE,
     Contents,
     size_for,
+    too_large,
 )
 from podwire.bpf import BpfError, Map, MapType
 
@@ -198,10 +199,7 @@ def _filled(entries: Contents) -> Map:
 def explain(error: BpfError, entries: int) -> str:
     """Why there is no policy map for so many entries, and the way out."""
     if error.errno in (errno.E2BIG, errno.ENOSPC):
-        return (
-            f"its policy comes to {entries} entries, and a policy map holds at most {LARGEST}: select fewer "
-            "peers, or write ranges of ports and wider CIDRs"
-        )
+        return too_large(entries)
     if error.errno == errno.ENOMEM:
         return f"the kernel has no memory for a policy map of {entries} entries"
     return str(error)

@@ -75,6 +75,14 @@ def size_for(entries: int) -> int:
     return max(1, entries)
 
 
+def too_large(entries: int) -> str:
+    """Why so many entries cannot be enforced, and the way out."""
+    return (
+        f"its policy comes to {entries} entries, and a policy map holds at most {LARGEST}: select fewer "
+        "peers, or write ranges of ports and wider CIDRs"
+    )
+
+
 def prefix_bits(key: MapKey) -> int:
     """How many bits of the key must agree."""
     bits = _IDENTITY_BITS + _DIRECTION_BITS
