@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,17 +42,37 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class Kubectl:
-    """kubectl on this node. ``timeout`` bounds one call, in seconds."""
+    """kubectl on this node. ``timeout`` bounds one call, in seconds. ``program`` and ``kubeconfig`` name
+    another kubectl and other credentials than the snap's.
+    """
 
-    def __init__(self, layout: Layout, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        timeout: float = 30.0,
+        program: str | None = None,
+        kubeconfig: str | None = None,
+    ) -> None:
         self.layout = layout
         self.timeout = timeout
+        self.program = program
+        self.kubeconfig = kubeconfig
+
+    def command(self, *arguments: str) -> list[str]:
+        """The words of a command line."""
+        program = self.program or str(self.layout.snap / "kubectl")
+        return [program, f"--kubeconfig={self.kubeconfig or self.layout.kubeconfig}", *arguments]
+
+    @property
+    def installed(self) -> bool:
+        """Whether there is a kubectl to run."""
+        return shutil.which(self.command()[0]) is not None
 
     def run(self, *arguments: str, stdin: str | None = None, timeout: float | None = None) -> str:
         """Run kubectl and return its output; raise ``NotFoundError`` or ``KubectlError``."""
         limit = timeout or self.timeout
-        program = self.layout.snap / "kubectl"
-        command = [str(program), f"--kubeconfig={self.layout.kubeconfig}", *arguments]
+        command = self.command(*arguments)
         try:
             done = subprocess.run(
                 command,
@@ -65,7 +86,7 @@ class Kubectl:
             )
         except FileNotFoundError as error:
             raise KubectlError(
-                f"{program} does not exist",
+                f"{command[0]} does not exist",
                 "Install MicroK8s on this node first (role podwire.ebpf.microk8s).",
             ) from error
         except subprocess.TimeoutExpired as error:
@@ -94,10 +115,16 @@ class Kubectl:
         text = self.run("get", kind, *options, "-o", "json")
         return list(json.loads(text)["items"]) if text.strip() else []
 
-    def parse(self, manifest: str) -> list[dict[str, Any]]:
+    def parse(self, manifest: str, *, stdin: str | None = None) -> list[dict[str, Any]]:
         """The objects of a YAML manifest file, without changing the cluster."""
-        text = self.run("create", "--dry-run=client", "--validate=false", "-o", "json", "-f", manifest)
+        text = self.run(
+            "create", "--dry-run=client", "--validate=false", "-o", "json", "-f", manifest, stdin=stdin
+        )
         return decode_stream(text)
+
+    def parse_text(self, text: str) -> list[dict[str, Any]]:
+        """The objects of YAML text."""
+        return self.parse("-", stdin=text)
 
 
 def decode_stream(text: str) -> list[dict[str, Any]]:
