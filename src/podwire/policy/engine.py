@@ -1,0 +1,169 @@
+"""All subjects of a node with all policies, kept up to date: a change costs what it touches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from podwire.policy.cidr import wanted_prefixes
+from podwire.policy.compile import compile_prepared
+from podwire.policy.identity import INIT
+from podwire.policy.model import Compiled, Enforcement, Policy, Rule, Service, Subject
+from podwire.policy.prepared import PreparedRule, prepare
+from podwire.policy.selectors import matches
+from podwire.policy.world import World
+
+
+@dataclass(slots=True)
+class _Book:
+    """What is known of a subject."""
+
+    rules: dict[PreparedRule, None]
+    """Those that select it."""
+    compiled: Compiled | None = None
+    """None: to be computed."""
+
+
+class PolicyEngine:
+    """Policies, subjects and the world, and what follows from them.
+
+    Book changes (``set_policy``, ``remove_policy``, ``enforcement``, and those of ``world``), then call
+    ``update``. Results are the same as those of ``compile_policy`` with all rules; those that did not change
+    stay the same objects."""
+
+    def __init__(self, world: World | None = None, enforcement: Enforcement = Enforcement.DEFAULT) -> None:
+        self.world = World() if world is None else world
+        """Changed by the caller directly; changes count from the next ``update``."""
+        self._enforcement = enforcement
+        self._policies: dict[str, Policy] = {}
+        self._wanted: dict[str, frozenset[IPv4Network]] = {}
+        self._services: dict[str, frozenset[Service]] = {}
+        self._prepared: dict[str, list[PreparedRule]] = {}
+        self._books: dict[Subject, _Book] = {}
+
+    @property
+    def enforcement(self) -> Enforcement:
+        """Mode for all subjects."""
+        return self._enforcement
+
+    @enforcement.setter
+    def enforcement(self, mode: Enforcement) -> None:
+        if mode is not self._enforcement:
+            self._enforcement = mode
+            for book in self._books.values():
+                book.compiled = None
+
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        """All policies by ``origin.key``, as they were given."""
+        return self._policies
+
+    def set_policy(self, policy: Policy) -> None:
+        """Learn a policy, or its present state. One without rules selects nobody.
+
+        ValueError: a rule says what no policy can, such as an unknown entity; nothing changes."""
+        key = policy.origin.key
+        before = self._policies.get(key)
+        if before is None or before.rules != policy.rules:
+            fresh = [prepare(rule, self.world) for rule in policy.rules]
+            self._replace(self._prepared.get(key, []), fresh)
+            self._prepared[key] = fresh
+            self._wanted[key] = frozenset(wanted_prefixes(policy.rules))
+            self._services[key] = frozenset(_services(policy.rules))
+        self._policies[key] = policy
+
+    def remove_policy(self, key: str) -> None:
+        """Forget a policy by its ``origin.key``. Unknown: nothing happens."""
+        if self._policies.pop(key, None) is not None:
+            self._replace(self._prepared.pop(key), [])
+            del self._wanted[key], self._services[key]
+
+    def wanted_prefixes(self) -> set[IPv4Network]:
+        """Return the prefixes that need identities in ``world``, and addresses in the datapath's ipcache.
+
+        Give them identities before ``update``: what has none is not allowed (nor denied)."""
+        wanted = set[IPv4Network]().union(*self._wanted.values())
+        for peer in frozenset[Service]().union(*self._services.values()):
+            for service in self.world.services_of(peer):
+                if not service.selector:
+                    wanted.update(IPv4Network(address) for address in service.addresses)
+        return wanted
+
+    def update(self, subjects: Iterable[Subject]) -> dict[Subject, Compiled]:
+        """Return the policies of all ``subjects`` as everything booked has it; forget other subjects.
+
+        Subjects with the same rules share one object."""
+        self._refresh_world()
+        books: dict[Subject, _Book] = {}
+        for subject in subjects:
+            if subject not in books:
+                books[subject] = self._books.get(subject) or _Book(self._rules_for(subject))
+        self._books = books
+        shared: dict[object, Compiled] = {}
+        return {subject: self._compiled(subject, book, shared) for subject, book in books.items()}
+
+    def rules_of(self, subject: Subject) -> list[Rule]:
+        """Return the rules that select a subject of the last ``update``; of another one: none."""
+        book = self._books.get(subject)
+        return [] if book is None else [prepared.rule for prepared in book.rules]
+
+    def subjects_of(self, key: str) -> list[Subject]:
+        """Return the subjects of the last ``update`` that the policy selects."""
+        prepared = self._prepared.get(key, ())
+        return [
+            subject for subject, book in self._books.items() if any(one in book.rules for one in prepared)
+        ]
+
+    def _compiled(self, subject: Subject, book: _Book, shared: dict[object, Compiled]) -> Compiled:
+        if book.compiled is None:
+            # Nothing else of a subject enters its policy.
+            key = (frozenset(book.rules), subject.named_ports, subject.identity == INIT)
+            known = shared.get(key)
+            if known is None:
+                known = compile_prepared(subject, list(book.rules), self.world, self._enforcement)
+                shared[key] = known
+            book.compiled = known
+        return book.compiled
+
+    def _rules_for(self, subject: Subject) -> dict[PreparedRule, None]:
+        return {
+            prepared: None
+            for rules in self._prepared.values()
+            for prepared in rules
+            if matches(prepared.rule.subject, subject.labels)
+        }
+
+    def _refresh_world(self) -> None:
+        changed = self.world.refresh()
+        if not changed.selections and not changed.names:
+            return
+        touched = {
+            prepared
+            for rules in self._prepared.values()
+            for prepared in rules
+            if not (
+                prepared.selections.isdisjoint(changed.selections)
+                and prepared.names.isdisjoint(changed.names)
+            )
+        }
+        for book in self._books.values():
+            if book.compiled is not None and not touched.isdisjoint(book.rules):
+                book.compiled = None
+
+    def _replace(self, old: list[PreparedRule], fresh: list[PreparedRule]) -> None:
+        for subject, book in self._books.items():
+            before = len(book.rules)
+            for prepared in old:
+                book.rules.pop(prepared, None)
+            lost = len(book.rules) != before
+            chosen = [prepared for prepared in fresh if matches(prepared.rule.subject, subject.labels)]
+            book.rules.update(dict.fromkeys(chosen))
+            if lost or chosen:
+                book.compiled = None
+
+
+def _services(rules: Iterable[Rule]) -> Iterable[Service]:
+    for rule in rules:
+        for entry in rule.entries:
+            yield from (peer for peer in entry.peers or () if isinstance(peer, Service))
