@@ -93,6 +93,18 @@ def _cluster_dns_inputs(_made: Paths) -> list[str | Path]:
     ]
 
 
+def _starwars(directory: Path, scratch: Path, _made: Paths, log: Log) -> None:
+    from lab import starwars
+
+    starwars.build(directory, scratch, log)
+
+
+def _starwars_inputs(_made: Paths) -> list[Path]:
+    from lab import starwars
+
+    return starwars.inputs()
+
+
 def _kubernetes(directory: Path, scratch: Path, _made: Paths, log: Log) -> None:
     from lab.kubernetes import build
 
@@ -170,6 +182,7 @@ ARTIFACTS = (
     Artifact(
         "cluster-dns", "cluster DNS", _cached("cluster-dns", _cluster_dns_inputs, _cluster_dns, GIBIBYTE)
     ),
+    Artifact("starwars", "Star Wars demo", _cached("starwars", _starwars_inputs, _starwars, GIBIBYTE)),
     Artifact(
         "snaps",
         "MicroK8s snap",

@@ -37,7 +37,7 @@ def machines(name: str, count: int | None, progress: Progress) -> Lab:
         lab = underlay.ensure_bridge(name, members)
         state.write(lab, paths)
         nodes.start(lab, image, step.log)
-        sideload(lab, paths["workloads"], paths["cluster-dns"])
+        sideload(lab, paths["workloads"], paths["cluster-dns"], paths["starwars"])
         step.result = f"{', '.join(members)} on {lab.subnet}"
     return lab
 

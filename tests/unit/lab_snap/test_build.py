@@ -10,6 +10,7 @@ import pytest
 import yaml
 from ansible_collections.podwire.ebpf.plugins.module_utils.cache import default_root
 
+from lab import starwars
 from lab.errors import LabError
 from lab.kubernetes import build as kubernetes
 from lab.snap import build as snap
@@ -29,6 +30,7 @@ def compiler_cache() -> str:
         pytest.param(KUBELITE, ["args.go", "args_test.go"], id="kubelite's argument files"),
         pytest.param(Path(snap.__file__).parent / "cmd/apiserver-proxy", ["."], id="apiserver-proxy"),
         pytest.param(snap.DEFAULT_NETWORK, ["."], id="default network"),
+        pytest.param(starwars.SOURCE, ["."], id="the Star Wars demo's server"),
     ],
 )
 def test_go_programs_pass_their_own_tests(directory: Path, files: list[str], tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ if words[:2] == ["get", "--raw"]:
 if words[0] == "get" and "-f" not in words:
     label = words[-3].partition("=")[2]
     found = [i for i in store["objects"].values()
-             if i["kind"].lower()[:-1] in words[1]
+             if words[1].startswith(i["kind"].lower()[:-1])
              and "podwire.io/policy-set=" + i["metadata"].get("labels", {{}}).get("podwire.io/policy-set",
              "") == label]
     leave(json.dumps({{"items": found}}))
