@@ -7,14 +7,12 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field, replace
 
-from podwire.agent.model import ClusterState, Endpoint, NodeInfo
+from podwire.agent.identity_ipcache import Ipcache4, add_identities
+from podwire.agent.model import ClusterState, Endpoint, NodeInfo, Standing
 from podwire.net.values import Route4
+from podwire.policy.identity import HEALTH, HOST, KUBE_APISERVER, REMOTE_NODE, UNMANAGED, WORLD
 
-IDENTITY_HOST = 1
-IDENTITY_WORLD = 2
-IDENTITY_UNMANAGED = 3
-IDENTITY_REMOTE_NODE = 6
-"""Reserved identities, numbered as Cilium numbers them."""
+__all__ = ["Desired", "Endpoint4", "Ipcache4", "changed_slots", "desired", "endpoint_sysctls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +24,12 @@ class Endpoint4:
     mac: str
     host: bool = False
     """The node's own address."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ipcache4:
-    """Value of podwire_ipcache4: what is known of a prefix."""
-
-    identity: int
-    """Security identity of the prefix."""
-    next_hop: str | None = None
-    cluster: bool = False
-    """Never masqueraded."""
-    service: bool = False
-    """The stack translates."""
-    node: bool = False
-    """A node's own address."""
-    local: bool = False
-    """This node's podCIDR: an address in it without an endpoint is stale."""
+    identity: int = 0
+    """Security identity; 0 = unknown."""
+    policy: int = 0
+    """Number of its policy map; 0 = none."""
+    audit: bool = False
+    """Its policy refuses nothing, but says what it would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +53,19 @@ def desired(state: ClusterState) -> Desired:
     because the ipcache matches the longest prefix."""
     want = Desired()
     problems: list[str] = []
-    for cidr in (*state.cluster_cidrs, *state.non_masquerade_cidrs):
-        want.ipcache4[cidr] = Ipcache4(IDENTITY_UNMANAGED, cluster=True)
+    for cidr in state.cluster_cidrs:
+        want.ipcache4[cidr] = Ipcache4(UNMANAGED, cluster=True)
+    for cidr in state.non_masquerade_cidrs:
+        want.ipcache4.setdefault(cidr, Ipcache4(WORLD, cluster=True))
     for cidr in state.service_cidrs:
-        want.ipcache4[cidr] = Ipcache4(IDENTITY_WORLD, cluster=True, service=True)
+        want.ipcache4[cidr] = Ipcache4(WORLD, cluster=True, service=True)
     _add_remote_nodes(state, want, problems)
     _add_own_node(state, want, problems)
     for endpoint in state.endpoints:
-        want.endpoints4[endpoint.address] = Endpoint4(endpoint.host_ifindex, endpoint.slot, endpoint.mac)
+        want.endpoints4[endpoint.address] = _endpoint4(endpoint, state)
         want.routes[f"{endpoint.address}/32"] = Route4(endpoint.host_ifindex, source=state.node_ip)
         want.sysctls.update(endpoint_sysctls(endpoint.host_ifname))
+    add_identities(state, want.ipcache4)
     want.sysctls.update(NODE_SYSCTLS)
     # An address of the podCIDR is a pod's, whatever device carries it.
     for ifindex, address in state.masquerade_addresses.items():
@@ -102,6 +92,18 @@ def endpoint_sysctls(host_ifname: str) -> dict[str, str]:
     }
 
 
+def _endpoint4(endpoint: Endpoint, state: ClusterState) -> Endpoint4:
+    standing = state.standings.get(endpoint.key, Standing(HEALTH if endpoint.health else endpoint.identity))
+    return Endpoint4(
+        endpoint.host_ifindex,
+        endpoint.slot,
+        endpoint.mac,
+        identity=standing.identity,
+        policy=standing.policy.number,
+        audit=standing.policy.audit,
+    )
+
+
 def changed_slots(before: Endpoint4 | None, after: Endpoint4 | None) -> set[int]:
     """Slots whose revision must move because a local address changed."""
     return {value.slot for value in (before, after) if value is not None}
@@ -114,11 +116,11 @@ def _add_own_node(state: ClusterState, want: Desired, problems: list[str]) -> No
         # A bridge of the network that was here before may still carry an address of the podCIDR: it is a
         # pod's now.
         if network is None or ipaddress.IPv4Address(address) not in network:
-            want.endpoints4[address] = Endpoint4(0, 0, NO_MAC, host=True)
-            want.ipcache4[f"{address}/32"] = Ipcache4(IDENTITY_HOST, cluster=True, node=True)
+            want.endpoints4[address] = Endpoint4(0, 0, NO_MAC, host=True, identity=HOST)
+            want.ipcache4[f"{address}/32"] = Ipcache4(HOST, cluster=True, node=True)
     if network is None:
         return
-    want.ipcache4[str(network)] = Ipcache4(IDENTITY_UNMANAGED, cluster=True, local=True)
+    want.ipcache4[str(network)] = Ipcache4(UNMANAGED, cluster=True, local=True)
     strays = [e for e in state.endpoints if ipaddress.IPv4Address(e.address) not in network]
     if strays:
         problems.append(
@@ -143,7 +145,8 @@ def _add_remote_nodes(state: ClusterState, want: Desired, problems: list[str]) -
             continue
         for address in node.addresses:
             if address not in own:
-                want.ipcache4[f"{address}/32"] = Ipcache4(IDENTITY_REMOTE_NODE, cluster=True, node=True)
+                identity = KUBE_APISERVER if address in state.api_servers else REMOTE_NODE
+                want.ipcache4[f"{address}/32"] = Ipcache4(identity, cluster=True, node=True)
         _add_pod_cidr(state, node, want, claimed, problems)
 
 
@@ -170,7 +173,7 @@ def _add_pod_cidr(
         )
         return
     claimed.append((network, node.name))
-    want.ipcache4[str(network)] = Ipcache4(IDENTITY_UNMANAGED, next_hop=next_hop, cluster=True)
+    want.ipcache4[str(network)] = Ipcache4(UNMANAGED, next_hop=next_hop, cluster=True)
     if state.node_ifindexes:
         want.routes[str(network)] = Route4(state.node_ifindexes[0], gateway=next_hop, source=state.node_ip)
 

@@ -1,10 +1,10 @@
 """Endpoints of this node: create, remove, check, restore. Blocking; runs in worker threads.
 
-Order of an ADD: link with programs attached -> record on disk -> maps, route, revision -> answer. The
-programs drop everything from an interface that the maps do not know, so a pod is never on the network without
-its rules, and a crash between two steps leaves either a link without a record (removed at start) or a whole
-endpoint. Order of a DEL: maps and route -> link -> record -> address free again. A DEL that fails half-way is
-simply repeated."""
+Order of an ADD: link with programs attached -> record on disk -> identity and policy known -> maps, route,
+revision -> answer. The programs drop everything from an interface that the maps do not know, and an endpoint
+whose policy is not known is closed, so a pod is never on the network without its rules; a crash between two
+steps leaves either a link without a record (removed at start) or a whole endpoint. Order of a DEL: maps and
+route -> link -> record -> address free again. A DEL that fails half-way is simply repeated."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from podwire.agent import cni
 from podwire.agent.cni import CniError, Code
@@ -24,10 +24,14 @@ from podwire.agent.ipam import AddressPool, Exhausted, SlotPool
 from podwire.agent.kernel import Kernel
 from podwire.agent.locks import KeyedLocks
 from podwire.agent.model import (
+    CLOSED,
     HEALTH_CONTAINER_ID,
+    OPEN,
     ClusterState,
     Endpoint,
+    PolicyAssignment,
     PortMapping,
+    Standing,
     endpoint_key,
     host_ifname,
     pod_mac,
@@ -40,13 +44,38 @@ from podwire.net import netns
 from podwire.net.links import LinkError
 from podwire.net.netlink import NetlinkError
 from podwire.net.values import NetnsId
+from podwire.policy.identity import HEALTH, INIT, UNMANAGED
+from podwire.policy.model import Labels
 
 log = logging.getLogger(__name__)
 
 StateOf = Callable[[tuple[Endpoint, ...]], ClusterState]
 """Completes a set of endpoints to the state of the whole node."""
 OnChange = Callable[[tuple[Endpoint, ...]], None]
-"""Told of the endpoints that serve now, whenever these may have changed. Must not block."""
+"""Told of the endpoints that are here now, whenever these may have changed. Must not block."""
+Assign = Callable[[str, int], PolicyAssignment | None]
+"""The policy of an endpoint (its key) as one of an identity (0: not known yet); None while it is not known.
+Must neither block nor ask Endpoints anything."""
+POLICY_WAIT = 10.0
+"""Seconds that an ADD waits for identity and policy."""
+
+
+def no_policies(key: str, identity: int) -> PolicyAssignment | None:
+    """Everything passes."""
+    return OPEN
+
+
+class PolicyHooks(NamedTuple):
+    """Who gives endpoints their identities and policies."""
+
+    assign: Assign = no_policies
+    changed: OnChange = lambda endpoints: None
+    """Told as early as possible: before an endpoint's identity and policy are waited for."""
+    wait: float = POLICY_WAIT
+    """Seconds that an ADD waits for them."""
+
+
+NO_POLICIES = PolicyHooks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +102,18 @@ class Endpoints:
         kernel: Kernel,
         state_of: StateOf,
         on_change: OnChange = lambda endpoints: None,
+        hooks: PolicyHooks = NO_POLICIES,
     ) -> None:
         self._store = store
         self._on_change = on_change
+        self._hooks = hooks
+        self._standings: dict[str, Standing] = {}  # as last written
         self._kernel = kernel
         self._state_of = state_of
         self._endpoints: dict[str, Endpoint] = {}
         self._leaving: set[str] = set()
-        self._guard = threading.Lock()  # the three pools and registries
+        self._guard = threading.Lock()  # the pools and registries
+        self._news = threading.Condition(self._guard)  # an identity or a policy may be known now
         self._sync_guard = threading.Lock()  # snapshot and apply belong together
         self._keys = KeyedLocks()
         self._addresses: AddressPool | None = None
@@ -125,15 +158,100 @@ class Endpoints:
         """Make the kernel match. Raises DatapathError, BpfError or NetlinkError when it cannot be reached at
         all."""
         with self._sync_guard:
-            with self._guard:
-                staying = tuple(e for key, e in self._endpoints.items() if key not in self._leaving)
-            state = self._state_of(staying)
+            staying = self._staying()
+            standings = {endpoint.key: self._standing(endpoint) for endpoint in staying}
+            state = replace(self._state_of(staying), standings=standings)
             want = desired(state)
-            report = self._kernel.apply(want, full=full, nodes_known=bool(state.nodes))
+            report = self._kernel.apply(
+                want,
+                full=full,
+                nodes_known=bool(state.nodes),
+                identities_known=state.remote is not None and state.cidrs is not None,
+            )
             self._last = want
             self._failures = report.failures
+            self._note_written(staying, standings, report)
+            self._hooks.changed(staying)
             self._on_change(staying)
             return report
+
+    def _standing(self, endpoint: Endpoint) -> Standing:
+        """As whom an endpoint sends, and what judges it: both change together."""
+        if endpoint.health:
+            return Standing(HEALTH)
+        policy = self._hooks.assign(endpoint.key, endpoint.identity)
+        if policy is not None:
+            return Standing(endpoint.identity, policy)
+        return self._standings.get(endpoint.key) or Standing(endpoint.identity or INIT, CLOSED)
+
+    def _note_written(
+        self, endpoints: tuple[Endpoint, ...], standings: Mapping[str, Standing], report: Report
+    ) -> None:
+        """What could not be written stays as it was: nobody may take its policy for free."""
+        before = self._standings
+        self._standings = {
+            endpoint.key: (
+                before.get(endpoint.key, standings[endpoint.key])
+                if ("endpoints4", endpoint.address) in report.failures
+                else standings[endpoint.key]
+            )
+            for endpoint in endpoints
+        }
+        self.look_again()
+
+    # -- identities --------------------------------------------------------------------------------
+
+    def set_identities(self, identities: Mapping[str, tuple[int, Labels]]) -> None:
+        """Give endpoints (by key) an identity and its labels. They take effect with the next ``sync``.
+
+        Raises StateError when one cannot be remembered across a restart; they are taken all the same."""
+        failure: StateError | None = None
+        for key, (identity, labels) in identities.items():
+            with self._guard:
+                known = self._endpoints.get(key)
+                if known is None or (known.identity, known.labels) == (identity, labels):
+                    continue
+                known = self._endpoints[key] = replace(known, identity=identity, labels=labels)
+                try:
+                    self._store.save_endpoint(known)  # under the guard: a removal must not be undone
+                except StateError as error:
+                    failure = error
+        self.look_again()
+        if failure is not None:
+            raise failure
+
+    def standing(self, key: str) -> Standing | None:
+        """As whom an endpoint sends and what judges it, as last written; None when it is in no map."""
+        return self._standings.get(key)
+
+    def policies_in_use(self) -> set[int]:
+        """Numbers of policy maps that endpoints are judged by, as last written."""
+        return {standing.policy.number for standing in self._standings.values()}
+
+    def look_again(self) -> None:
+        """Have those who wait for an identity or a policy look again."""
+        with self._news:
+            self._news.notify_all()
+
+    def _await_policy(self, key: str) -> None:
+        """Wait until the policy of a new endpoint is known. In vain: it starts closed."""
+
+        def known() -> bool:
+            endpoint = self._endpoints.get(key)
+            return endpoint is None or self._hooks.assign(key, endpoint.identity) is not None
+
+        with self._news:
+            if self._news.wait_for(known, self._hooks.wait):
+                return
+            endpoint = self._endpoints.get(key)
+            if endpoint is None or endpoint.identity:
+                return  # its policy alone is missing
+            self._endpoints[key] = replace(endpoint, identity=INIT)
+        log.warning("%s starts closed: its identity or policy is not known after %g s", key, self._hooks.wait)
+
+    def _staying(self) -> tuple[Endpoint, ...]:
+        with self._guard:
+            return tuple(e for key, e in self._endpoints.items() if key not in self._leaving)
 
     def distrust_routes(self) -> None:
         """The host's routes or devices changed: decisions that rest on them are made again. Raises
@@ -157,6 +275,9 @@ class Endpoints:
             endpoint = self._reusable(attachment.key, netns.netns_id(fd))
             if endpoint is None:
                 endpoint = self._create(attachment, fd, None)
+            elif endpoint.key not in self._standings or endpoint.identity in (0, INIT):
+                self._await_policy(endpoint.key)  # the call before this one did not get so far
+                self._require_applied(endpoint, self.sync())
             return cni.add_result(
                 request, address=endpoint.address, pod_mac=endpoint.mac, host_ifname=endpoint.host_ifname,
                 host_mac=HOST_MAC, mtu=self._kernel.mtu,
@@ -249,6 +370,7 @@ class Endpoints:
         self._slots = SlotPool(self._kernel.slots.count)
         links = self._kernel.own_links()
         attached = self._kernel.datapath.attached()
+        written = self._kernel.standings()
         for record in self._store.load_endpoints():
             if netns.identify(record.netns) != record.netns_id:
                 log.info("namespace of %s is gone: removing it", record.key)
@@ -264,11 +386,20 @@ class Endpoints:
             if {"from_pod", "to_pod"} - attached.get(endpoint.host_ifindex, set()):
                 self._kernel.attach(endpoint.host_ifindex)
             self._endpoints[endpoint.key] = endpoint
+            self._inherit(endpoint, written.get(endpoint.address))
         for leftover in links.values():
             log.info("interface %s belongs to no endpoint: removing it", leftover.name)
             self._kernel.unplumb(leftover.name, leftover.index)
         self._kernel.datapath.sweep()
         self._kernel.invalidate_all()
+
+    def _inherit(self, endpoint: Endpoint, written: Standing | None) -> None:
+        """An endpoint keeps its policy across a restart, until its present one is known. One that an agent of
+        before policies made had none."""
+        if written is not None:
+            self._standings[endpoint.key] = written
+        elif endpoint.identity == UNMANAGED:
+            self._standings[endpoint.key] = Standing(UNMANAGED)
 
     def _adopt(self, record: Endpoint) -> Endpoint | None:
         """Check a record's address and slot against those taken over already."""
@@ -348,6 +479,9 @@ class Endpoints:
             undo.callback(self._quietly, self._store.delete_endpoint, endpoint.key)
             self._register(endpoint)
             undo.callback(self._quietly, self._unregister, endpoint.key)
+            if not endpoint.health:
+                self._hooks.changed(self._staying())
+                self._await_policy(endpoint.key)
             self._require_applied(endpoint, self.sync())
             undo.pop_all()
             return endpoint

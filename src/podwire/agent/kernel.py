@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address
 from typing import Any
 
 from podwire.agent.desired import Desired, changed_slots, endpoint_sysctls
-from podwire.agent.model import HOST_PREFIX, Endpoint
+from podwire.agent.identity_ipcache import Covering, Ipcache4
+from podwire.agent.model import HOST_PREFIX, Endpoint, PolicyAssignment, Standing
 from podwire.agent.reconcile import Reconciler, Report
 from podwire.agent.tables import EndpointsTable, IpcacheTable, MasqueradeTable, Slots
 from podwire.bpf import Map
@@ -30,10 +33,12 @@ class Kernel:
         self._grace = grace
         self.mtu = mtu
         self.slots = Slots(lambda: self._map("podwire_slots"))
+        self._endpoints = EndpointsTable(lambda: self._map("podwire_endpoints4"))
+        self._judging = False
         self._reconciler = Reconciler(
             [
                 IpcacheTable(lambda: self._map("podwire_ipcache4")),
-                EndpointsTable(lambda: self._map("podwire_endpoints4")),
+                self._endpoints,
                 MasqueradeTable(lambda: self._map("podwire_masquerade4")),
                 sysctl.SysctlTable(),
                 RouteTable(),
@@ -110,12 +115,26 @@ class Kernel:
             if link.kind == "veth" and link.mac == HOST_MAC
         }
 
+    def standings(self) -> dict[str, Standing]:
+        """As whom local addresses send and what judges them, as the datapath has it. Raises BpfError."""
+        return {
+            address: Standing(value.identity, PolicyAssignment(value.policy, value.audit))
+            for address, value in self._endpoints.read().items()
+            if not value.host
+        }
+
     # -- desired state -----------------------------------------------------------------------------
 
-    def apply(self, want: Desired, *, full: bool = False, nodes_known: bool = True) -> Report:
+    def apply(
+        self, want: Desired, *, full: bool = False, nodes_known: bool = True, identities_known: bool = True
+    ) -> Report:
         """Make maps, sysctls and routes match, then move the revisions of what changed. Callers take turns.
 
-        While the nodes are unknown, what leads to them stays: not knowing is no reason to cut traffic."""
+        While the nodes are unknown, what leads to them stays: not knowing is no reason to cut traffic. While
+        the identities of other nodes' endpoints are, what an earlier agent knew of them stays."""
+        keep = set() if identities_known else {"ipcache4"}
+        if not nodes_known:
+            keep = {"ipcache4", "routes"}
         report = self._reconciler.run(
             {
                 "ipcache4": want.ipcache4,
@@ -125,9 +144,11 @@ class Kernel:
                 "routes": want.routes,
             },
             full=full,
-            keep=frozenset() if nodes_known else frozenset({"ipcache4", "routes"}),
+            keep=frozenset(keep),
         )
-        self.slots.bump(stale_slots(report))
+        judging = any(value.policy for value in want.endpoints4.values())
+        self.slots.bump(stale_slots(report, want.ipcache4, judging=judging or self._judging))
+        self._judging = judging
         for (table, key), reason in report.failures.items():
             log.error("%s %s: %s", table, key, reason)
         return report
@@ -138,8 +159,10 @@ class Kernel:
         self.slots.bump_all()
 
 
-def stale_slots(report: Report) -> set[int]:
-    """Slots whose cached decisions rest on what a run changed. Slot 0 vouches for ipcache and routes."""
+def stale_slots(report: Report, ipcache: Mapping[str, Ipcache4], *, judging: bool) -> set[int]:
+    """Slots whose cached decisions rest on what a run changed. Slot 0 vouches for ipcache and routes.
+
+    ``judging``: an endpoint here has, or had, a policy. Without one, only the way to an address matters."""
     slots: set[int] = set()
     for _, before, after in report.touched.get("endpoints4", ()):
         slots |= changed_slots(before, after)
@@ -149,6 +172,21 @@ def stale_slots(report: Report) -> set[int]:
         for route in (before, after)
         if route is not None and route.gateway
     ]
-    if gateways or report.touched.get("ipcache4"):
+    touched = report.touched.get("ipcache4", ())
+    if gateways or (touched and (judging or _routing_changed(touched, ipcache))):
         slots.add(0)
     return slots
+
+
+def _routing_changed(touched: Sequence[tuple[str, Any, Any]], ipcache: Mapping[str, Ipcache4]) -> bool:
+    """Is any address reached in another way? An entry that came or went may say the same as the one around
+    it."""
+    around = Covering(ipcache)
+    for key, before, after in touched:
+        if before is None or after is None:
+            address, _, length = key.partition("/")
+            other = around.find(int(IPv4Address(address)), int(length) - 1)
+            before, after = before or other, after or other  # noqa: PLW2901 - what it stands beside
+        if before is None or after is None or before.routing != after.routing:
+            return True
+    return False

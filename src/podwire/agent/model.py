@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from typing import NamedTuple
 
 from podwire.net.values import NetnsId
@@ -40,6 +41,13 @@ OPEN = PolicyAssignment(0)
 CLOSED = PolicyAssignment(1)
 
 
+class Standing(NamedTuple):
+    """As whom a local endpoint sends, and what judges it."""
+
+    identity: int
+    policy: PolicyAssignment = OPEN
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One pod interface on this node."""
@@ -61,6 +69,10 @@ class Endpoint:
     created: float = 0.0
     """Seconds since the epoch."""
     port_mappings: tuple[PortMapping, ...] = ()
+    identity: int = 0
+    """Last known security identity; 0 = none yet."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Security labels that the identity stands for."""
 
     @property
     def key(self) -> str:
@@ -106,6 +118,14 @@ class ClusterState:
     endpoints: tuple[Endpoint, ...] = field(default=())
     masquerade_addresses: Mapping[int, str] = field(default_factory=dict)
     """Interface index -> address that pods' packets leave it with, where that is not ``node_ip``."""
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    """Endpoint's key -> as whom it sends and what judges it. Absent: its last known identity, no policy."""
+    remote: Mapping[str, int] | None = field(default_factory=dict)
+    """Address of another node's endpoint -> identity; None = not known yet."""
+    cidrs: Mapping[IPv4Network, int] | None = field(default_factory=dict)
+    """Prefix outside the cluster -> identity; None = not known yet."""
+    api_servers: frozenset[str] = frozenset()
+    """Addresses where the Kubernetes API answers."""
 
 
 def endpoint_key(container_id: str, ifname: str) -> str:

@@ -10,13 +10,15 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 from podwire.agent.model import Endpoint, NodeInfo, PortMapping
 from podwire.net.values import NetnsId
+from podwire.policy.identity import UNMANAGED
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class StateStore:
         self.directory = directory
         self._endpoints = directory / "endpoints"
         self._nodes = directory / "nodes.json"
+        self._local = directory / "identities.json"
 
     def save_endpoint(self, endpoint: Endpoint) -> None:
         write_json(self._endpoint_path(endpoint.key), {"format": FORMAT, **endpoint_json(endpoint)})
@@ -107,6 +110,25 @@ class StateStore:
             log.error("stored nodes are unusable, waiting for the API: %s", error)
             return ()
 
+    def save_local_identities(self, cidrs: Mapping[IPv4Network, int], api_servers: Iterable[str]) -> None:
+        """Keep what this node numbered by itself, and where the API servers are."""
+        value = {
+            "format": FORMAT,
+            "cidrs": {str(prefix): number for prefix, number in cidrs.items()},
+            "api_servers": sorted(api_servers),
+        }
+        write_json(self._local, value)
+
+    def load_local_identities(self) -> tuple[dict[IPv4Network, int], frozenset[str]]:
+        """What was kept last; nothing when there is nothing usable."""
+        try:
+            value = read_json(self._local) or {}
+            cidrs = {IPv4Network(prefix): int(number) for prefix, number in value.get("cidrs", {}).items()}
+            return cidrs, frozenset(str(IPv4Address(address)) for address in value.get("api_servers", ()))
+        except (StateError, AttributeError, TypeError, ValueError) as error:
+            log.error("stored numbers of prefixes are unusable: %s", error)
+            return {}, frozenset()
+
     def _endpoint_path(self, key: str) -> Path:
         return self._endpoints / f"{key}.json"
 
@@ -120,15 +142,20 @@ def endpoint_json(endpoint: Endpoint) -> dict[str, Any]:
     return value
 
 
+_FIELDS = frozenset(field.name for field in fields(Endpoint))
+
+
 def endpoint_from_json(value: Any) -> Endpoint:
-    """Raises ValueError when the record lacks a field or has one of the wrong type."""
+    """A record of before identities counts as unmanaged; what a later version added is left out.
+
+    Raises ValueError when the record lacks a field or has one of the wrong type."""
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ValueError(f"not an endpoint record of format {FORMAT}")
-    fields = {name: item for name, item in value.items() if name != "format"}
+    known = {"identity": UNMANAGED, **{name: item for name, item in value.items() if name in _FIELDS}}
     try:
-        fields["netns_id"] = NetnsId(**fields["netns_id"])
-        fields["port_mappings"] = tuple(PortMapping(*item) for item in fields.get("port_mappings", ()))
-        endpoint = Endpoint(**fields)
+        known["netns_id"] = NetnsId(**known["netns_id"])
+        known["port_mappings"] = tuple(PortMapping(*item) for item in known.get("port_mappings", ()))
+        endpoint = Endpoint(**known)
     except (KeyError, TypeError) as error:
         raise ValueError(f"incomplete endpoint record: {error}") from error
     if not isinstance(endpoint.address, str) or not isinstance(endpoint.slot, int):

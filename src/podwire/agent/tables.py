@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-from podwire.agent.desired import Endpoint4, Ipcache4
+from podwire.agent.desired import Endpoint4
+from podwire.agent.identity_ipcache import Ipcache4
 from podwire.bpf import BpfError, Map
 from podwire.datapath import NotInstalled
 
@@ -16,7 +17,7 @@ V = TypeVar("V")
 OpenMap = Callable[[], Map]
 """Opens a map anew for each use: an upgrade may have put another one in its place."""
 
-ENDPOINT_HOST = 1
+ENDPOINT_HOST, ENDPOINT_AUDIT = 1, 2
 IPCACHE_CLUSTER, IPCACHE_SERVICE, IPCACHE_NODE, IPCACHE_LOCAL = 1, 2, 4, 8
 _LAST_REVISION = 0xFFFFFFFF
 
@@ -96,16 +97,25 @@ class EndpointsTable(MapTable[Endpoint4]):
         return _text(key["address"])
 
     def encode(self, value: Endpoint4) -> dict[str, Any]:
-        return {
+        fields = {
             "ifindex": value.ifindex,
             "slot": value.slot,
-            "flags": ENDPOINT_HOST if value.host else 0,
+            "flags": ENDPOINT_HOST * value.host | ENDPOINT_AUDIT * value.audit,
+            "identity": value.identity,
             "mac": bytes.fromhex(value.mac.replace(":", "")),
         }
+        # Programs of before policies have no such field: what needs none is served all the same.
+        return {**fields, "policy": value.policy} if value.policy else fields
 
     def decode(self, value: Any) -> Endpoint4:
         return Endpoint4(
-            value["ifindex"], value["slot"], value["mac"].hex(":"), host=bool(value["flags"] & ENDPOINT_HOST)
+            value["ifindex"],
+            value["slot"],
+            value["mac"].hex(":"),
+            host=bool(value["flags"] & ENDPOINT_HOST),
+            identity=value["identity"],
+            policy=value.get("policy", 0),
+            audit=bool(value["flags"] & ENDPOINT_AUDIT),
         )
 
 

@@ -104,14 +104,27 @@ def test_kept_tables_only_grow() -> None:
     assert table.content == {"old": 1, "new": 1}
 
 
+def stale(report: Report, ipcache: dict[str, Ipcache4] | None = None, *, judging: bool = False) -> set[int]:
+    return stale_slots(report, ipcache or {}, judging=judging)
+
+
 def test_only_the_slots_of_what_changed_become_stale() -> None:
-    report = Report(touched={"endpoints4": [("10.1.0.2", None, Endpoint4(7, 4, "m"))]})
-    assert stale_slots(report) == {4}
+    assert stale(Report(touched={"endpoints4": [("10.1.0.2", None, Endpoint4(7, 4, "m"))]})) == {4}
 
 
 def test_changed_next_hops_make_everything_off_node_stale() -> None:
-    assert stale_slots(Report(touched={"ipcache4": [("10.1.1.0/24", None, Ipcache4(3))]})) == {0}
-    assert stale_slots(
-        Report(touched={"routes": [("10.1.1.0/24", Route4(2, gateway="192.0.2.1"), None)]})
-    ) == {0}
-    assert stale_slots(Report(touched={"routes": [("10.1.0.2/32", None, Route4(7))]})) == set()
+    assert stale(Report(touched={"ipcache4": [("10.1.1.0/24", None, Ipcache4(3))]})) == {0}
+    assert stale(Report(touched={"routes": [("10.1.1.0/24", Route4(2, gateway="192.0.2.1"), None)]})) == {0}
+    assert stale(Report(touched={"routes": [("10.1.0.2/32", None, Route4(7))]})) == set()
+
+
+def test_an_identity_alone_makes_decisions_stale_where_policies_judge() -> None:
+    there = Ipcache4(3, next_hop="192.0.2.2", cluster=True)
+    pod = Ipcache4(4711, next_hop="192.0.2.2", cluster=True)
+    ipcache = {"10.1.0.0/16": Ipcache4(3, cluster=True), "10.1.2.0/24": there}
+    for before, after in ((None, pod), (pod, None), (pod, there)):
+        report = Report(touched={"ipcache4": [("10.1.2.9/32", before, after)]})
+        assert stale(report, ipcache) == set()
+        assert stale(report, ipcache, judging=True) == {0}
+    elsewhere = Report(touched={"ipcache4": [("10.1.3.9/32", None, pod)]})
+    assert stale(elsewhere, ipcache) == {0}  # it is reached in another way than what is around it
