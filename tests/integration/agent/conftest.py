@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -39,15 +40,22 @@ def cni_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def network(tmp_path: Path, objects: Path, cni_plugin: Path) -> Iterator[Network]:
-    network = Network(f"ag{os.getpid() % 100000}x{next(_numbers)}", tmp_path, objects, cni_plugin)
+@contextlib.contextmanager
+def network_in(directory: Path, objects: Path, cni_plugin: Path) -> Iterator[Network]:
+    """A network that is gone afterwards."""
+    network = Network(f"ag{os.getpid() % 100000}x{next(_numbers)}", directory, objects, cni_plugin)
     try:
         yield network
     finally:
         logs = [node.log() for node in network.nodes]
         network.close()
         print("\n".join(logs))  # shown by pytest when the test failed
+
+
+@pytest.fixture
+def network(tmp_path: Path, objects: Path, cni_plugin: Path) -> Iterator[Network]:
+    with network_in(tmp_path, objects, cni_plugin) as network:
+        yield network
 
 
 @pytest.fixture

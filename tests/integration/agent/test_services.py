@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from . import conversation
+from .conftest import network_in
 from .lab import Network, Node, Pod, eventually, run
 from .objects import endpoint, port, service, slice_of
 
@@ -22,26 +24,11 @@ VIP = "10.202.0.10"
 SCRIPT = str(conversation.__file__)
 
 
-class Cluster:
-    """Nodes, pods that serve, and what the API says of them."""
+class Processes:
+    """Processes in pods."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.nodes: list[Node] = []
+    def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-
-    def add_node(self, **settings: Any) -> Node:
-        node = self.network.add_node(kube_proxy_replacement=True, **settings)
-        self.nodes.append(node)
-        return node
-
-    def start(self) -> None:
-        for node in self.nodes:
-            node.load()
-            self.network.write_services()
-            node.start()
-        for node in self.nodes:
-            eventually(lambda node=node: node.get("/v1/status")["services"]["synced"])
 
     def serve(self, pod: Pod, number: int, protocol: str = "tcp") -> subprocess.Popen[str]:
         """A server in a pod; it answers with the pod's name."""
@@ -95,31 +82,55 @@ def ask(client: Pod | Node, address: str, number: int, protocol: str = "tcp", co
     return done.stdout.split("\n")[:-1]
 
 
-@pytest.fixture
-def cluster(network: Network) -> Iterator[Cluster]:
-    cluster = Cluster(network)
-    try:
-        yield cluster
-    finally:
-        cluster.close()
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory, objects: Path, cni_plugin: Path) -> Iterator[Network]:
+    """Two nodes in force, on which all tests here add pods and services of their own."""
+    with network_in(tmp_path_factory.mktemp("services"), objects, cni_plugin) as network:
+        nodes = [network.add_node(kube_proxy_replacement=True) for _ in range(2)]
+        for node in nodes:
+            node.load()
+            network.write_services()
+            node.start()
+        for node in nodes:
+            eventually(lambda node=node: node.get("/v1/status")["services"]["synced"])
+        yield network
 
 
-@pytest.fixture
-def pair(cluster: Cluster) -> tuple[Node, Node]:
-    """Two nodes in force."""
-    nodes = (cluster.add_node(), cluster.add_node())
-    cluster.start()
-    return nodes
-
-
-@pytest.fixture
-def backends(cluster: Cluster, pair: tuple[Node, Node]) -> tuple[Pod, Pod]:
+@pytest.fixture(scope="module")
+def backends(network: Network) -> Iterator[tuple[Pod, Pod]]:
     """A serving pod on each node, behind the service ``web`` (TCP and UDP 80 to 8080)."""
-    pods = (pair[0].add("b1"), pair[1].add("b2"))
-    for pod in pods:
-        cluster.serve(pod, 8080, "tcp")
-        cluster.serve(pod, 8080, "udp")
-    return pods
+    with contextlib.closing(Processes()) as processes:
+        pods = (network.nodes[0].add("b1"), network.nodes[1].add("b2"))
+        for pod in pods:
+            processes.serve(pod, 8080, "tcp")
+            processes.serve(pod, 8080, "udp")
+        yield pods
+
+
+@pytest.fixture
+def processes(network: Network) -> Iterator[Processes]:
+    """Whatever a test adds is gone after it; only the backends stay."""
+    processes = Processes()
+    logged = [len(node.log()) for node in network.nodes]
+    try:
+        yield processes
+    finally:
+        processes.close()
+        for node, length in zip(network.nodes, logged, strict=True):
+            if node.agent is None:
+                node.start()
+            for name in set(node.pods) - {"b1", "b2"}:
+                node.delete(name)
+            print(node.log()[length:])
+        network.write_services()
+        for node in network.nodes:
+            eventually(lambda node=node: node.get("/v1/status")["services"]["frontends"] == 0)
+
+
+@pytest.fixture
+def pair(processes: Processes, network: Network) -> tuple[Node, Node]:
+    """The nodes, without services."""
+    return network.nodes[0], network.nodes[1]
 
 
 PORTS = (port(80, 8080, name="t"), port(80, 8080, name="u", protocol="UDP"))
@@ -175,11 +186,11 @@ def test_without_backends_the_client_is_refused_at_once(
 
 
 def test_an_endpoint_that_leaves_gets_no_new_connections_but_keeps_the_old_ones(
-    network: Network, cluster: Cluster, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+    network: Network, processes: Processes, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
 ) -> None:
     publish(network, *web(endpoint(backends[0].address, "node1")))
     client = pair[0].add("c")
-    talk = cluster.keep(client, "tcp", VIP, 80)
+    talk = processes.keep(client, "tcp", VIP, 80)
     eventually(lambda: talk.answers)
     publish(network, *web(endpoint(backends[1].address, "node2")))
     assert {answer.split()[0] for answer in ask(client, VIP, 80, "tcp", 5)} == {"b2"}
@@ -209,12 +220,12 @@ def test_endpoints_that_serve_while_they_terminate_are_the_last_resort(
 
 
 def test_a_restart_of_the_agent_loses_nothing(
-    network: Network, cluster: Cluster, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+    network: Network, processes: Processes, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
 ) -> None:
     node = pair[0]
     publish(network, *web(endpoint(backends[0].address, "node1"), endpoint(backends[1].address, "node2")))
     client = node.add("c")
-    talks = [cluster.keep(client, protocol, VIP, 80) for protocol in ("tcp", "udp")]
+    talks = [processes.keep(client, protocol, VIP, 80) for protocol in ("tcp", "udp")]
     eventually(lambda: all(talk.answers for talk in talks))
     answers: list[str] = []
     done = threading.Event()
@@ -240,13 +251,13 @@ def test_a_restart_of_the_agent_loses_nothing(
 
 
 def test_udp_sockets_are_released_when_their_backend_leaves(
-    network: Network, cluster: Cluster, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+    network: Network, processes: Processes, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
 ) -> None:
     """The backend still answers, so that nothing but the release can end the conversation."""
     publish(network, *web(endpoint(backends[0].address, "node1")))
     clients = (pair[0].add("c"), pair[1].add("d"))
-    talks = [cluster.keep(client, "udp", VIP, 80) for client in clients]
-    direct = cluster.keep(clients[0], "udp", backends[0].address, 8080)
+    talks = [processes.keep(client, "udp", VIP, 80) for client in clients]
+    direct = processes.keep(clients[0], "udp", backends[0].address, 8080)
     eventually(lambda: all(talk.answers for talk in (*talks, direct)))
     publish(network, *web(endpoint(backends[1].address, "node2")))
     for talk in talks:
@@ -257,10 +268,10 @@ def test_udp_sockets_are_released_when_their_backend_leaves(
 
 
 def test_udp_that_is_translated_per_packet_moves_to_another_backend_unnoticed(
-    network: Network, cluster: Cluster, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
+    network: Network, processes: Processes, pair: tuple[Node, Node], backends: tuple[Pod, Pod]
 ) -> None:
     publish(network, *web(endpoint(backends[0].address, "node1")))
-    talk = cluster.keep(pair[0].add("c"), "udp", VIP, 80, in_socket=False)
+    talk = processes.keep(pair[0].add("c"), "udp", VIP, 80, in_socket=False)
     eventually(lambda: talk.answers)
     publish(network, *web(endpoint(backends[1].address, "node2")))
     eventually(lambda: "b2" in talk.names(), 3)
@@ -268,7 +279,7 @@ def test_udp_that_is_translated_per_packet_moves_to_another_backend_unnoticed(
 
 
 def test_host_ports_lead_to_the_pod_and_go_with_it(
-    network: Network, cluster: Cluster, pair: tuple[Node, Node]
+    network: Network, processes: Processes, pair: tuple[Node, Node]
 ) -> None:
     node, other = pair
     mappings = [
@@ -277,7 +288,7 @@ def test_host_ports_lead_to_the_pod_and_go_with_it(
     ]
     pod = node.add("p", runtimeConfig={"portMappings": mappings})
     for protocol in ("tcp", "udp"):
-        cluster.serve(pod, 8080, protocol)
+        processes.serve(pod, 8080, protocol)
     client = other.add("c")
     eventually(lambda: node.get("/v1/status")["services"]["frontends"] == 2)
     assert ask(client, node.address, 7080) == [f"p {client.address}"]

@@ -25,11 +25,18 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 KINDS = ["clsact"] if os.environ.get("PODWIRE_TEST_NO_TCX") else ["tcx", "clsact"]
 
 
-@pytest.fixture(scope="module", params=[f"{mode}-{kind}" for kind in KINDS for mode in ("ebpf", "legacy")])
+MODES = ("ebpf", "legacy")
+BY_MODE = [f"{mode}-{KINDS[0]}" for mode in MODES]
+"""Both ways of host routing, attached as this kernel does it best."""
+EVERY_WAY = [f"{mode}-{kind}" for kind in KINDS for mode in MODES]
+"""How programs are attached changes nothing of what they do: tests that cross every hook see all of them."""
+
+
+@pytest.fixture(scope="module", params=BY_MODE)
 def cluster(
     request: pytest.FixtureRequest, objects: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """A running cluster, in every combination of host routing and way of attaching."""
+    """A running cluster, in both modes of host routing; of every way for tests that ask for it."""
     mode, kind = request.param.split("-")
     made = Cluster(tmp_path_factory.mktemp("cluster"))
     try:

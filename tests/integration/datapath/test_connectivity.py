@@ -21,6 +21,7 @@ from tests.integration.datapath.cluster import (
     WORLD_MTU,
     Cluster,
 )
+from tests.integration.datapath.conftest import EVERY_WAY
 
 PEER, NEIGH = 0, 1
 PATHS = [
@@ -37,6 +38,7 @@ def test_ping(cluster: Cluster, source: str, destination: str) -> None:
     traffic.ping(cluster, source, ADDRESSES[destination])
 
 
+@pytest.mark.parametrize("cluster", EVERY_WAY, indirect=True)
 @pytest.mark.parametrize(("source", "destination"), PATHS)
 def test_tcp(cluster: Cluster, source: str, destination: str) -> None:
     traffic.tcp(cluster, source, destination)
@@ -54,6 +56,7 @@ def test_datagrams_in_fragments(cluster: Cluster, source: str, destination: str)
     traffic.ping(cluster, source, ADDRESSES[destination], size=5000)
 
 
+@pytest.mark.parametrize("cluster", EVERY_WAY, indirect=True)
 @pytest.mark.parametrize(("source", "destination"), [("a", "b"), ("a", "c"), ("a", "world"), ("node1", "a")])
 def test_bulk_transfer_in_full_size_segments(cluster: Cluster, source: str, destination: str) -> None:
     before = [cluster.forwards("node1", kind) for kind in (PEER, NEIGH)]
@@ -66,6 +69,7 @@ def test_bulk_transfer_in_full_size_segments(cluster: Cluster, source: str, dest
         assert size / packets > 3000, "bursts stay whole until they leave"
 
 
+@pytest.mark.parametrize("cluster", EVERY_WAY, indirect=True)
 @pytest.mark.parametrize("destination", ["b", "c", "node2", "world", "node1"])
 def test_the_mode_is_what_netfilter_sees(cluster: Cluster, destination: str) -> None:
     before = cluster.forwarded_by_netfilter("node1")
@@ -163,6 +167,7 @@ def test_the_gateway_is_resolved_over_ipv6_and_nothing_else_leaks(cluster: Clust
     assert f"fe80::1 lladdr {HOST_MAC}" in cluster.run("a", "ip", "-6", "neigh", "show", "dev", "eth0")
 
 
+@pytest.mark.parametrize("cluster", EVERY_WAY, indirect=True)
 def test_a_spoofed_source_is_dropped_and_counted(cluster: Cluster) -> None:
     before = cluster.drops("node1").get(132, 0)
     payload = b"spoofed"
@@ -176,6 +181,7 @@ def test_a_spoofed_source_is_dropped_and_counted(cluster: Cluster) -> None:
     assert cluster.drops("node1")[132] == before + 4
 
 
+@pytest.mark.parametrize("cluster", EVERY_WAY, indirect=True)
 def test_nothing_was_dropped_that_should_have_passed(cluster: Cluster) -> None:
     """Runs last: the other tests' ordinary traffic has left no other reasons behind."""
     for node in ("node1", "node2"):

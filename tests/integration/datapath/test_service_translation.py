@@ -14,18 +14,29 @@ from tests.bpf.services import ANY, EXTERNAL_IP, EXTERNAL_LOCAL, HAIRPIN, NODE_P
 from tests.integration.datapath import traffic
 from tests.integration.datapath.cluster import ADDRESSES, NODE1, NODE2, NODES, VIP, WORLD, Cluster
 from tests.integration.datapath.cluster import NODE_PORT as NODE_PORT_NUMBER
-from tests.integration.datapath.conftest import KINDS
+from tests.integration.datapath.conftest import BY_MODE, EVERY_WAY
 
 PORT = 8080
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 EXTERNAL = "203.0.113.50"
-POD_DIRECT, POD_TRANSLATED = 4, 5
+DSR = [f"{way}-dsr" for way in BY_MODE]
+WITH_DSR = [*BY_MODE, *DSR]
+ALL = pytest.mark.parametrize("proxied", [*EVERY_WAY, *DSR], indirect=True)
+WAYS = [
+    pytest.param("a", "a", (VIP, 80), id="pod-itself"),
+    pytest.param("a", "b", (VIP, 80), id="pod-local"),
+    pytest.param("a", "c", (VIP, 80), id="pod-remote"),
+    pytest.param("a", "node1", (VIP, 80), id="pod-host"),
+    pytest.param("world", "a", (NODE1.ip, NODE_PORT_NUMBER), id="world-local"),
+    pytest.param("world", "c", (NODE1.ip, NODE_PORT_NUMBER), id="world-remote"),
+    pytest.param("world", "node1", (NODE1.ip, NODE_PORT_NUMBER), id="world-host"),
+]
+"""Client, backend, and the service by which the one reaches the other."""
 
 
 @pytest.fixture(
     scope="module",
-    params=[f"{mode}-{kind}" for kind in KINDS for mode in ("ebpf", "legacy")]
-    + [f"{mode}-{KINDS[0]}-dsr" for mode in ("ebpf", "legacy")],
+    params=WITH_DSR,
 )
 def proxied(
     request: pytest.FixtureRequest, objects: Path, tmp_path_factory: pytest.TempPathFactory
@@ -91,6 +102,7 @@ def exchange(
     return peer
 
 
+@ALL
 @pytest.mark.parametrize("backend", ["a", "b", "c", "node1", "node2", "world"])
 def test_a_pod_reaches_a_cluster_ip(proxied: Cluster, services: dict[str, Services], backend: str) -> None:
     expose(services, VIP, 80, backend)
@@ -98,6 +110,7 @@ def test_a_pod_reaches_a_cluster_ip(proxied: Cluster, services: dict[str, Servic
     assert exchange(proxied, "a", backend, (VIP, 80)) == expected
 
 
+@ALL
 @pytest.mark.parametrize("backend", ["a", "b", "c", "node1", "node2"])
 def test_the_world_reaches_a_node_port(proxied: Cluster, services: dict[str, Services], backend: str) -> None:
     """Its address reaches backends of this node; others must answer by this node, or know to whom."""
@@ -171,17 +184,7 @@ def test_a_cluster_ip_is_for_the_cluster(proxied: Cluster, services: dict[str, S
 
 
 @pytest.mark.parametrize(
-    ("client", "backend", "target"),
-    [
-        pytest.param("a", "a", (VIP, 80), id="pod-itself"),
-        pytest.param("a", "b", (VIP, 80), id="pod-local"),
-        pytest.param("a", "c", (VIP, 80), id="pod-remote"),
-        pytest.param("a", "node1", (VIP, 80), id="pod-host"),
-        pytest.param("a", "world", (VIP, 80), id="pod-world"),
-        pytest.param("world", "a", (NODE1.ip, NODE_PORT_NUMBER), id="world-local"),
-        pytest.param("world", "c", (NODE1.ip, NODE_PORT_NUMBER), id="world-remote"),
-        pytest.param("world", "node1", (NODE1.ip, NODE_PORT_NUMBER), id="world-host"),
-    ],
+    ("client", "backend", "target"), [*WAYS, pytest.param("a", "world", (VIP, 80), id="pod-world")]
 )
 def test_errors_about_a_translated_packet_reach_the_client(
     proxied: Cluster, services: dict[str, Services], client: str, backend: str, target: tuple[str, int]
@@ -271,34 +274,26 @@ def test_connections_drain_and_new_ones_go_elsewhere(
         traffic.transfer(answer, ask, 300_000)
 
 
-@pytest.mark.parametrize(
-    ("client", "backend", "target"),
-    [
-        pytest.param("a", "a", (VIP, 80), id="pod-itself"),
-        pytest.param("a", "b", (VIP, 80), id="pod-local"),
-        pytest.param("a", "c", (VIP, 80), id="pod-remote"),
-        pytest.param("a", "node1", (VIP, 80), id="pod-host"),
-        pytest.param("world", "a", (NODE1.ip, NODE_PORT_NUMBER), id="world-local"),
-        pytest.param("world", "c", (NODE1.ip, NODE_PORT_NUMBER), id="world-remote"),
-        pytest.param("world", "node1", (NODE1.ip, NODE_PORT_NUMBER), id="world-host"),
-    ],
-)
-def test_connections_cross_switches_of_host_routing(
-    proxied: Cluster, services: dict[str, Services], client: str, backend: str, target: tuple[str, int]
-) -> None:
-    expose(services, VIP, 80, backend)
-    expose(services, ANY, NODE_PORT_NUMBER, backend, flags=NODE_PORT)
+def test_connections_cross_switches_of_host_routing(proxied: Cluster, services: dict[str, Services]) -> None:
+    """All at once: a switch takes long, and they share nothing but the nodes."""
     other = {"ebpf": "legacy", "legacy": "ebpf"}[proxied.mode]
-    with (
-        traffic.listening(proxied, backend, PORT) as server,
-        traffic.connected(proxied, client, server, target) as (ask, answer),
-        traffic.Chatter(ask, answer) as chatter,
-    ):
+    with contextlib.ExitStack() as stack:
+        servers: dict[str, socket.socket] = {}
+        talks = {}
+        for number, (client, backend, (address, _)) in enumerate(way.values for way in WAYS):
+            if backend not in servers:
+                servers[backend] = stack.enter_context(traffic.listening(proxied, backend, PORT))
+            expose(services, VIP, 90 + number, backend)
+            expose(services, ANY, NODE_PORT_NUMBER + number, backend, flags=NODE_PORT)
+            target = (address, (90 if address == VIP else NODE_PORT_NUMBER) + number)
+            ends = stack.enter_context(traffic.connected(proxied, client, servers[backend], target))
+            talks[client, backend] = stack.enter_context(traffic.Chatter(*ends))
         try:
             for mode in (other, proxied.mode, other):
                 proxied.switch(mode)
-                before = chatter.rounds
-                time.sleep(0.2)
-                assert chatter.rounds > before
+                before = {way: talk.rounds for way, talk in talks.items()}
+                time.sleep(0.3)
+                stuck = [way for way, talk in talks.items() if talk.rounds == before[way]]
+                assert not stuck, f"nothing moves in mode {mode}: {stuck}"
         finally:
             proxied.switch(proxied.mode)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.integration.datapath import traffic
 from tests.integration.datapath.cluster import ADDRESSES, NODE1, NODE2, NODE_PORT, VIP, WORLD, Cluster
+from tests.integration.datapath.conftest import EVERY_WAY
 
 BACKENDS = ["b", "c", "node2", "world", "a"]
 PORT = 8080
@@ -52,6 +53,7 @@ def exchange(cluster: Cluster, client: str, backend: str, target: tuple[str, int
     return peer
 
 
+@pytest.mark.parametrize("cluster", EVERY_WAY, indirect=True)
 @pytest.mark.parametrize("backend", ["b", "c", "node2", "world"])
 def test_a_pod_reaches_a_service(service: Cluster, backend: str) -> None:
     for protocol in ("tcp", "udp"):

@@ -30,13 +30,13 @@ from tests.integration.datapath.cluster import (
 from tests.integration.datapath.cluster import (
     NODE_PORT as NODE_PORT_NUMBER,
 )
-from tests.integration.datapath.conftest import KINDS
+from tests.integration.datapath.conftest import BY_MODE, EVERY_WAY
 from tests.integration.datapath.test_service_translation import exchange, expose
 
 OTHER_IP = "198.18.0.77"
 
 
-@pytest.fixture(scope="module", params=[f"{mode}-{kind}" for kind in KINDS for mode in ("ebpf", "legacy")])
+@pytest.fixture(scope="module", params=BY_MODE)
 def homed(
     request: pytest.FixtureRequest, objects: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
@@ -80,6 +80,7 @@ def test_the_agent_finds_the_address_of_the_second_device(homed: Cluster) -> Non
     assert tell(homed) == {index: SECOND_IP}
 
 
+@pytest.mark.parametrize("homed", EVERY_WAY, indirect=True)
 @pytest.mark.parametrize(
     ("destination", "visible"), [("beyond", SECOND_IP), ("world", NODE1.ip)], ids=["second", "first"]
 )
