@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.podwire.ebpf.plugins.module_utils.cache import Cache
@@ -94,3 +95,19 @@ def cgroup() -> Iterator[ControlGroup]:
     """A control group with a process in it."""
     with ControlGroup() as made:
         yield made
+
+
+class Crash:
+    """Dies (by KeyboardInterrupt) in the n-th call of any of the functions that it was put before."""
+
+    def __init__(self, call: int) -> None:
+        self.remaining = call
+
+    def before(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            self.remaining -= 1
+            if self.remaining == 0:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        return wrapper

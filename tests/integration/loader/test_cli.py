@@ -14,7 +14,7 @@ import pytest
 
 from tests.control_group import ControlGroup
 
-from .conftest import build_repository_objects
+from .conftest import KINDS, build_repository_objects
 
 # A machine with unified control groups, of which the node has a part: as in a container.
 ENTER_CGROUPS = """
@@ -94,6 +94,20 @@ def test_apply_status_lists_and_remove(cli, apply, kind):
     assert [row["name"] for row in cli.json("bpf", "program", "list")] == [
         p["name"] for p in status["programs"]
     ]
+    metrics = cli.json("bpf", "metrics", "list")
+    assert {"peer", "neigh", "masqueraded"} <= {row["reason"] for row in metrics}
+    table = cli.run("datapath", "status", "--entries").stdout
+    assert "podwire_ct4" in table and "from_netdev, to_netdev" in table
+
+    assert cli.json("datapath", "remove", "--check")["changed"]
+    assert cli.json("datapath", "status")["installed"]
+    assert cli.json("datapath", "remove")["facts"]["installed"] is False
+    assert cli.json("datapath", "status", status=3)["problems"] == ["no datapath was applied"]
+
+
+@pytest.mark.parametrize("kind", KINDS[:1], indirect=True)
+def test_tables_that_are_empty_are_shown_as_such(cli, apply):
+    cli.json(*apply)
     for kind_of_entry in (
         "endpoint",
         "ct",
@@ -108,15 +122,6 @@ def test_apply_status_lists_and_remove(cli, apply, kind):
     ):
         assert cli.json("bpf", kind_of_entry, "list") == []
         assert "none" in cli.run("bpf", kind_of_entry, "list").stdout
-    metrics = cli.json("bpf", "metrics", "list")
-    assert {"peer", "neigh", "masqueraded"} <= {row["reason"] for row in metrics}
-    table = cli.run("datapath", "status", "--entries").stdout
-    assert "podwire_ct4" in table and "from_netdev, to_netdev" in table
-
-    assert cli.json("datapath", "remove", "--check")["changed"]
-    assert cli.json("datapath", "status")["installed"]
-    assert cli.json("datapath", "remove")["facts"]["installed"] is False
-    assert cli.json("datapath", "status", status=3)["problems"] == ["no datapath was applied"]
 
 
 def test_errors_are_one_message_and_a_way_out(cli, apply):

@@ -15,7 +15,7 @@ from podwire.bpf import BpfObject, Link, Program
 from podwire.datapath import DatapathError, NotInstalled, manager, state
 from podwire.datapath.hooks import HOOKS
 
-from .conftest import ip
+from .conftest import Crash, ip
 
 DEVICE = {"from_netdev", "to_netdev"}
 POD = {"from_pod", "to_pod"}
@@ -214,22 +214,12 @@ def test_a_crash_at_any_step_is_repaired_by_the_next_run(
     datapath.apply(config, build_objects(), devices)
     datapath.attach_endpoint(index("pod0"))
     datapath.map("podwire_endpoints4").set({"address": 9}, {"ifindex": 7})
-    remaining = [call]
-
-    def dying(original):
-        def wrapper(*args, **kwargs):
-            remaining[0] -= 1
-            if remaining[0] == 0:
-                raise KeyboardInterrupt
-            return original(*args, **kwargs)
-
-        return wrapper
-
+    crash = Crash(call)
     with monkeypatch.context() as patch:
-        patch.setattr(Program, "pin", dying(Program.pin))
-        patch.setattr(Link, "update", dying(Link.update))
-        patch.setattr(Path, "rename", dying(Path.rename))
-        patch.setattr(state, "write", dying(state.write))
+        patch.setattr(Program, "pin", crash.before(Program.pin))
+        patch.setattr(Link, "update", crash.before(Link.update))
+        patch.setattr(Path, "rename", crash.before(Path.rename))
+        patch.setattr(state, "write", crash.before(state.write))
         with pytest.raises(KeyboardInterrupt) if call <= _dangerous_calls(config) else _nothing():
             datapath.apply(config, build_objects("WIDE", "GENERATION=2"), devices)
 

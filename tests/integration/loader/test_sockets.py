@@ -18,7 +18,7 @@ from podwire.datapath import Datapath, DatapathConfig, DatapathError, ServiceSet
 from podwire.datapath.hooks import CGROUP_HOOKS, SOCKET_PROGRAMS
 from podwire.net import netns as namespaces
 
-from .conftest import ip
+from .conftest import Crash, ip
 
 HOOKS = sorted(hook.name for hook in CGROUP_HOOKS)
 CONNECT4 = 5
@@ -203,27 +203,17 @@ def test_a_crash_at_any_step_of_the_change_is_repaired_by_the_next_run(
     7 links detached, 4 programs renamed, 7 removed with one link pin each and two maps, the state written."""
     before, after = (config, served) if direction == "on" else (served, config)
     datapath.apply(before, build_objects(), devices)
-    remaining = [call]
-
-    def dying(original):
-        def wrapper(*args, **kwargs):
-            remaining[0] -= 1
-            if remaining[0] == 0:
-                raise KeyboardInterrupt
-            return original(*args, **kwargs)
-
-        return wrapper
-
+    crash = Crash(call)
     with monkeypatch.context() as patch:
-        patch.setattr(Program, "pin", dying(Program.pin))
-        patch.setattr(Link, "pin", dying(Link.pin))
-        patch.setattr(Link, "detach", dying(Link.detach))
-        patch.setattr(Path, "rename", dying(Path.rename))
-        patch.setattr(Path, "unlink", dying(Path.unlink))
-        patch.setattr(state, "write", dying(state.write))
+        patch.setattr(Program, "pin", crash.before(Program.pin))
+        patch.setattr(Link, "pin", crash.before(Link.pin))
+        patch.setattr(Link, "detach", crash.before(Link.detach))
+        patch.setattr(Path, "rename", crash.before(Path.rename))
+        patch.setattr(Path, "unlink", crash.before(Path.unlink))
+        patch.setattr(state, "write", crash.before(state.write))
         with contextlib.suppress(KeyboardInterrupt):
             datapath.apply(after, build_objects(), devices)
-    assert remaining[0] <= 0, "every call that is listed is made"
+    assert crash.remaining <= 0, "every call that is listed is made"
 
     datapath.apply(after, build_objects(), devices)
     status = datapath.status()
