@@ -112,8 +112,8 @@ def _subject(fields: Mapping[str, Any], place: str, notes: Notes, origin: Origin
     if any(origin.namespace not in item.values for item in named):
         notes.warn(
             here,
-            f"a CiliumNetworkPolicy selects pods of its own namespace ({origin.namespace}) only; the one written "
-            "here is ignored",
+            f"a CiliumNetworkPolicy selects pods of its own namespace ({origin.namespace}) only; the one "
+            "written here is ignored",
         )
     return Selector((*(item for item in written.requirements if item not in named), own))
 

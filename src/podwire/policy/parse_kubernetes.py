@@ -1,8 +1,8 @@
 """Read NetworkPolicy (networking.k8s.io/v1). Pure.
 
 The API server has validated what it serves. What is not understood nevertheless (a field of a newer
-Kubernetes) makes the entry that has it allow nothing, with a warning: Kubernetes asks implementations to close
-then, and an object that was left out altogether would open the pods it isolates."""
+Kubernetes) makes the entry that has it allow nothing, with a warning: Kubernetes asks implementations to
+close then, and an object that was left out altogether would open the pods it isolates."""
 
 from __future__ import annotations
 
