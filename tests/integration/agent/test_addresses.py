@@ -7,7 +7,27 @@ import json
 from podwire.agent.tables import MasqueradeTable
 from tests.integration.agent.lab import Node, eventually
 
-FIRST, SECOND, GATEWAY = "198.18.0.1", "198.18.7.1", "198.18.7.254"
+
+class Device:
+    """A device with two addresses and a way out by a gateway next to the second one."""
+
+    def __init__(self, node: Node, number: int) -> None:
+        self.node = node
+        self.name = f"eth{number}"
+        self.first, self.second = f"198.18.{number}0.1", f"198.18.{number}7.1"
+        self.gateway = f"198.18.{number}7.254"
+        node.exec("ip", "link", "add", self.name, "type", "veth", "peer", "name", f"{self.name}p")
+        for name in (f"{self.name}p", self.name):
+            node.exec("ip", "link", "set", name, "up")
+        for address in (self.first, self.second):
+            node.exec("ip", "addr", "add", f"{address}/24", "dev", self.name)
+        found = json.loads(node.exec("ip", "-j", "link", "show", self.name).stdout)
+        self.index = str(found[0]["ifindex"])
+        self.metric = str(100 + number)
+
+    def route(self, action: str, *more: str) -> None:
+        way = ("default", "via", self.gateway, "dev", self.name, "metric", self.metric)
+        self.node.exec("ip", "route", action, *way, *more)
 
 
 def masqueraded(node: Node) -> dict[str, str]:
@@ -15,29 +35,37 @@ def masqueraded(node: Node) -> dict[str, str]:
 
 
 def test_devices_are_left_with_the_addresses_they_have_now(node: Node) -> None:
+    """The agent looks every few seconds at most, so the devices change together."""
     assert masqueraded(node) == {}, "one device, one address"
-    node.exec("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1p")
-    for name in ("eth1p", "eth1"):
-        node.exec("ip", "link", "set", name, "up")
-    index = str(json.loads(node.exec("ip", "-j", "link", "show", "eth1").stdout)[0]["ifindex"])
+    plain, routed, told, shared, poor = devices = [Device(node, number) for number in range(1, 6)]
+    routed.route("add")
+    told.route("add")
+    hops = (("10.200.0.254", "eth0"), (shared.gateway, shared.name))
+    ways = [word for via, name in hops for word in ("nexthop", "via", via, "dev", name)]
+    node.exec("ip", "route", "add", "default", "metric", "50", *ways)
+    expected = {
+        plain.index: plain.first,
+        routed.index: routed.second,
+        told.index: told.second,
+        shared.index: shared.second,
+        poor.index: poor.first,
+    }
+    eventually(lambda: masqueraded(node) == expected)
 
-    node.exec("ip", "addr", "add", f"{FIRST}/24", "dev", "eth1")
-    node.exec("ip", "addr", "add", f"{SECOND}/24", "dev", "eth1")
-    eventually(lambda: masqueraded(node) == {index: FIRST})
-    route = ("default", "via", GATEWAY, "dev", "eth1", "metric", "100")
-    node.exec("ip", "route", "add", *route)
-    eventually(lambda: masqueraded(node) == {index: SECOND})
-    node.exec(
-        "ip", "route", "change", "default", "via", GATEWAY, "dev", "eth1", "metric", "100", "src", FIRST
-    )
-    eventually(lambda: masqueraded(node) == {index: FIRST})
-    node.exec("ip", "route", "del", *route)
-    hops = ("nexthop", "via", "10.200.0.254", "dev", "eth0", "nexthop", "via", GATEWAY, "dev", "eth1")
-    node.exec("ip", "route", "add", "default", "metric", "50", *hops)
-    eventually(lambda: masqueraded(node) == {index: SECOND})
+    plain.route("add")
+    routed.route("del")
+    told.route("change", "src", told.first)
     node.exec("ip", "route", "del", "default", "metric", "50")
-    eventually(lambda: masqueraded(node) == {index: FIRST})
-    node.exec("ip", "addr", "del", f"{FIRST}/24", "dev", "eth1")
-    eventually(lambda: masqueraded(node) == {index: SECOND})
-    node.exec("ip", "link", "del", "eth1")
+    node.exec("ip", "addr", "del", f"{poor.first}/24", "dev", poor.name)
+    expected = {
+        plain.index: plain.second,
+        routed.index: routed.first,
+        told.index: told.first,
+        shared.index: shared.first,
+        poor.index: poor.second,
+    }
+    eventually(lambda: masqueraded(node) == expected)
+
+    for device in devices:
+        node.exec("ip", "link", "del", device.name)
     eventually(lambda: masqueraded(node) == {})
