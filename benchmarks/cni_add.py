@@ -2,7 +2,9 @@
 """How long a pod waits for its network, and what the agent costs.
 
 Runs the shipped CNI plugin and the agent with the real datapath in network namespaces; needs root, gcc and
-clang. Prints a table, and the figures as JSON with --json. Repeat it with: python3 benchmarks/cni_add.py"""
+clang. Prints a table, and the figures as JSON with --json. Repeat it with: python3 benchmarks/cni_add.py
+
+With --kubernetes the agent follows a real kube-apiserver and serves services, as in a cluster."""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,13 @@ from agent.lab import Network, Node, eventually, finish  # noqa: E402
 from ansible_collections.podwire.ebpf.plugins.module_utils.cache import Cache  # noqa: E402
 from ansible_collections.podwire.ebpf.plugins.module_utils.datapath_build import build  # noqa: E402
 
+from benchmarks.services import api, tools  # noqa: E402
 from benchmarks.stopping import swept, unwind_on_signals  # noqa: E402
+from lab.errors import LabError  # noqa: E402
+
+SERVICE_CIDR = "10.202.0.0/16"
+SERVICES = 100
+BACKENDS = 10
 
 TARGETS = {
     "add_one_p50_ms": 60.0,
@@ -35,6 +44,7 @@ TARGETS = {
     "rss_100_pods_mib": 120.0,
     "start_to_serving_s": 3.0,
 }
+INTERVALS = {"resync_interval": 60.0, "health_interval": 10.0}
 
 
 def timed(call: Any) -> float:
@@ -147,6 +157,33 @@ def measure(node: Node, rounds: int) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def cluster_of_one(network: Network, directory: Path) -> Iterator[Node]:
+    """A node whose agent uses a real Kubernetes API, with SERVICES services of BACKENDS endpoints each."""
+    programs = tools.provide(print)
+    server = api.ApiServer(programs, directory / "api", network.switch, "10.200.0.254", SERVICE_CIDR)
+    try:
+        server.start()
+        with server.connection() as call:
+            call("POST", "/api/v1/namespaces", {"metadata": {"name": "bench"}})
+        node = network.add_node(
+            node_source="kubernetes", kubeconfig=str(server.kubeconfig), service_cidr=SERVICE_CIDR,
+            kube_proxy_replacement=True, **INTERVALS,
+        )  # fmt: skip
+        assert node.pod_cidr
+        server.create([api.node(node.name, node.address, node.pod_cidr), *services()])
+        yield node
+    finally:
+        server.stop()
+
+
+def services() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Services that nobody is behind."""
+    for number in range(SERVICES):
+        yield api.service(f"s{number}", f"10.202.1.{number + 1}", 80)
+        yield api.endpoints(f"s{number}", [f"10.204.{number}.{i + 1}" for i in range(BACKENDS)], 8080)
+
+
 def machine() -> dict[str, Any]:
     load = round(os.getloadavg()[0], 1)
     return {
@@ -174,6 +211,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=50, help="ADDs one at a time (default: 50)")
+    parser.add_argument(
+        "--kubernetes", action="store_true",
+        help="use a real kube-apiserver, built the first time, instead of files",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -189,8 +230,16 @@ def main() -> int:
         with (
             swept(prefix, directory),
             contextlib.closing(Network(prefix, directory, objects, plugin)) as network,
+            contextlib.ExitStack() as stack,
         ):
-            figures = measure(network.add_node(resync_interval=60.0, health_interval=10.0), options.rounds)
+            if options.kubernetes:
+                try:
+                    node = stack.enter_context(cluster_of_one(network, directory))
+                except LabError as error:
+                    parser.error(f"{error}: {error.hint}")
+            else:
+                node = network.add_node(**INTERVALS)
+            figures = measure(node, options.rounds)
     show(figures)
     print(f"machine: {machine()}")
     if options.json:
