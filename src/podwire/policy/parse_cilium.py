@@ -140,13 +140,13 @@ def _entry(value: object, place: str, notes: Notes, context: Context, section: s
         mode = mapping(fields["authentication"], here, notes, ("mode",)).get("mode")
         if mode != "disabled":
             notes.error(join(here, "mode"), f"{shown(mode)} is not supported; only disabled is")
-    return Entry(
-        direction,
-        peers(fields, place, notes, context, ingress=ingress),
-        ports_and_icmps(fields, place, notes, ingress=ingress, deny=deny),
-        deny,
-        place,
-    )
+    who = peers(fields, place, notes, context, ingress=ingress)
+    ports = ports_and_icmps(fields, place, notes, ingress=ingress, deny=deny)
+    if who is None and ports is None:  # neither: nobody, unlike in Kubernetes' policies
+        who = ()
+        if deny:
+            notes.warn(place, "denies nothing; to deny everything, name the entity all")
+    return Entry(direction, who, ports, deny, place)
 
 
 def _default_deny(fields: Mapping[str, Any], place: str, notes: Notes) -> dict[Direction, bool]:

@@ -87,7 +87,7 @@ def _port_rule(item: object, place: str, notes: Notes, ingress: bool, deny: bool
 
 def _port(value: object, place: str, notes: Notes) -> list[Port]:
     fields = mapping(value, place, notes, _PORT)
-    if not fields:
+    if not isinstance(value, Mapping):
         return []
     protocols = _protocols(fields.get("protocol", ""), join(place, "protocol"), notes)
     here = join(place, "port")
@@ -195,7 +195,7 @@ def _icmp_rule(item: object, place: str, notes: Notes, ingress: bool, deny: bool
 
 def _icmp(value: object, place: str, notes: Notes) -> list[Port]:
     fields = mapping(value, place, notes, ("family", "type"))
-    if not fields:
+    if not isinstance(value, Mapping):
         return []
     family = string(fields.get("family", "IPv4"), join(place, "family"), notes) or "IPv4"
     if family not in ("IPv4", "IPv6"):
