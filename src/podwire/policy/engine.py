@@ -22,15 +22,16 @@ class _Book:
     rules: dict[PreparedRule, None]
     """Those that select it."""
     compiled: Compiled | None = None
-    """None: to be computed."""
+    stale: bool = True
+    """To be computed."""
 
 
 class PolicyEngine:
     """Policies, subjects and the world, and what follows from them.
 
     Book changes (``set_policy``, ``remove_policy``, ``enforcement``, and those of ``world``), then call
-    ``update``. Results are the same as those of ``compile_policy`` with all rules; those that did not change
-    stay the same objects."""
+    ``update``. Results are the same as those of ``compile_policy`` with all rules. What did not change stays
+    the same object, and equal results are one object."""
 
     def __init__(self, world: World | None = None, enforcement: Enforcement = Enforcement.DEFAULT) -> None:
         self.world = World() if world is None else world
@@ -52,7 +53,7 @@ class PolicyEngine:
         if mode is not self._enforcement:
             self._enforcement = mode
             for book in self._books.values():
-                book.compiled = None
+                book.stale = True
 
     @property
     def policies(self) -> Mapping[str, Policy]:
@@ -93,15 +94,15 @@ class PolicyEngine:
     def update(self, subjects: Iterable[Subject]) -> dict[Subject, Compiled]:
         """Return the policies of all ``subjects`` as everything booked has it; forget other subjects.
 
-        Subjects with the same rules share one object."""
+        The world is refreshed by this."""
         self._refresh_world()
         books: dict[Subject, _Book] = {}
         for subject in subjects:
             if subject not in books:
                 books[subject] = self._books.get(subject) or _Book(self._rules_for(subject))
         self._books = books
-        shared: dict[object, Compiled] = {}
-        return {subject: self._compiled(subject, book, shared) for subject, book in books.items()}
+        self._compile(books)
+        return {subject: book.compiled for subject, book in books.items() if book.compiled is not None}
 
     def rules_of(self, subject: Subject) -> list[Rule]:
         """Return the rules that select a subject of the last ``update``; of another one: none."""
@@ -115,16 +116,18 @@ class PolicyEngine:
             subject for subject, book in self._books.items() if any(one in book.rules for one in prepared)
         ]
 
-    def _compiled(self, subject: Subject, book: _Book, shared: dict[object, Compiled]) -> Compiled:
-        if book.compiled is None:
-            # Nothing else of a subject enters its policy.
-            key = (frozenset(book.rules), subject.named_ports, subject.identity == INIT)
-            known = shared.get(key)
-            if known is None:
-                known = compile_prepared(subject, list(book.rules), self.world, self._enforcement)
-                shared[key] = known
-            book.compiled = known
-        return book.compiled
+    def _compile(self, books: Mapping[Subject, _Book]) -> None:
+        same_input: dict[object, Compiled] = {}
+        same_output = {book.compiled.digest: book.compiled for book in books.values() if book.compiled}
+        for subject, book in books.items():
+            if book.stale:
+                # Nothing else of a subject enters its policy.
+                key = (frozenset(book.rules), subject.named_ports, subject.identity == INIT)
+                known = same_input.get(key)
+                if known is None:
+                    fresh = compile_prepared(subject, list(book.rules), self.world, self._enforcement)
+                    known = same_input[key] = same_output.setdefault(fresh.digest, fresh)
+                book.compiled, book.stale = known, False
 
     def _rules_for(self, subject: Subject) -> dict[PreparedRule, None]:
         return {
@@ -148,8 +151,8 @@ class PolicyEngine:
             )
         }
         for book in self._books.values():
-            if book.compiled is not None and not touched.isdisjoint(book.rules):
-                book.compiled = None
+            if not book.stale and not touched.isdisjoint(book.rules):
+                book.stale = True
 
     def _replace(self, old: list[PreparedRule], fresh: list[PreparedRule]) -> None:
         for subject, book in self._books.items():
@@ -160,7 +163,7 @@ class PolicyEngine:
             chosen = [prepared for prepared in fresh if matches(prepared.rule.subject, subject.labels)]
             book.rules.update(dict.fromkeys(chosen))
             if lost or chosen:
-                book.compiled = None
+                book.stale = True
 
 
 def _services(rules: Iterable[Rule]) -> Iterable[Service]:
