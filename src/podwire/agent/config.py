@@ -14,11 +14,23 @@ from typing import Any
 
 import yaml
 
+from podwire.policy.model import Enforcement
+
 DEFAULT_PATH = Path("/etc/podwire/agent.yaml")
 
 
 class ConfigError(Exception):
     """The configuration is missing or wrong. The message names the file, the key and what is accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """How network policies are enforced on this node."""
+
+    enforcement: Enforcement = Enforcement.DEFAULT
+    """``default``: what policies select and close; ``always``: every pod, in both directions; ``never``."""
+    audit: bool = False
+    """Let pass what policies refuse, and say so in verdict events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,8 @@ class AgentConfig:
     """With ``node_source: file``: objects of the kinds Service and EndpointSlice."""
     service_algorithm: str = "random"
     """How backends are chosen for clients from outside the cluster: ``random`` or ``maglev`` (consistent)."""
+    policy: PolicySettings = PolicySettings()
+    """A mapping with the keys ``enforcement`` and ``audit``."""
     node_ip: str | None = None
     """This node's address towards the others; default: the first address of its Node that this host has."""
     cluster_cidrs: tuple[str, ...] = ("10.1.0.0/16",)
@@ -68,7 +82,7 @@ class AgentConfig:
     expedited_attach: bool = True
     """Ask the kernel for expedited RCU grace periods during an attach: a pod waits some 20 ms less."""
     drop_history: int = 1000
-    """Drops, and as many translations, kept in memory for ``podwire monitor``."""
+    """Drops, and as many verdicts and translations, kept in memory for ``podwire monitor``."""
     state_dir: Path = Path("/var/lib/podwire")
     run_dir: Path = Path("/run/podwire")
     bpffs: Path = Path("/sys/fs/bpf/podwire")
@@ -124,14 +138,18 @@ def config_from_dict(value: Any) -> AgentConfig:
     settings: dict[str, Any] = {}
     for key, item in value.items():
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f" (known keys: {', '.join(known)})"
-            raise ConfigError(f"unknown key {key}{hint}")
+            raise ConfigError(_unknown(key, known))
         try:
             settings[key] = _CHECKS[key](item)
         except ValueError as error:
             raise ConfigError(f"{key}: {error}") from error
     return AgentConfig(**settings)
+
+
+def _unknown(key: object, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f" (known keys: {', '.join(known)})"
+    return f"unknown key {key}{hint}"
 
 
 def _text(value: Any) -> str:
@@ -212,6 +230,19 @@ def _optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else check(value)
 
 
+def _policy(value: Any) -> PolicySettings:
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a mapping with the keys enforcement and audit, not {value!r}")
+    checks: dict[str, Callable[[Any], Any]] = {
+        "enforcement": _one_of(*(mode.value for mode in Enforcement)),
+        "audit": _boolean,
+    }
+    for key in value.keys() - checks.keys():
+        raise ValueError(_unknown(key, list(checks)))
+    found = {key: checks[key](item) for key, item in value.items()}
+    return PolicySettings(Enforcement(found.get("enforcement", "default")), found.get("audit", False))
+
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "node_name": _text,
     "node_source": _one_of("kubernetes", "file"),
@@ -220,6 +251,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "kube_proxy_replacement": _boolean,
     "service_file": _path,
     "service_algorithm": _one_of("random", "maglev"),
+    "policy": _policy,
     "node_ip": _optional(_address),
     "cluster_cidrs": _cidrs,
     "service_cidr": _optional(_cidr),

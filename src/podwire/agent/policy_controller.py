@@ -64,7 +64,10 @@ class Engine(Protocol):
         ...
 
     def set_world(self, world: World, cidrs: Numbered) -> None: ...
-    def compiled(self, endpoint: LocalEndpoint) -> Compiled: ...
+    def compile(self, endpoints: Mapping[str, LocalEndpoint]) -> dict[str, Compiled]:
+        """The policies of endpoints, by their keys."""
+        ...
+
     def prefixes(self, policies: Mapping[str, Policy]) -> set[IPv4Network]:
         """Prefixes that need identities of their own for these policies."""
         ...
@@ -98,8 +101,8 @@ class Hooks(NamedTuple):
     """Write what ``assignment`` answers into the kernel: first identities of addresses, then the numbers of
     endpoints, then the slots of those. Raises DatapathError, BpfError or OSError when it could not."""
     report: Callable[[Report], None]
-    judged: Callable[[Collection[Known]], None]
-    """Objects that were read: their status may have to say something else now."""
+    judged: Callable[[Mapping[str, Known]], None]
+    """Objects that were read, by key: their status may have to say something else now."""
     problems: Callable[[Sequence[EndpointProblem]], None]
     """Endpoints that are closed by a problem since this round."""
     remember: Callable[[list[Mapping[str, object]]], None]
@@ -376,7 +379,7 @@ class PolicyController:
                     log.exception("taking changes of policies")
             judged, self._touched = self._touched, {}
         if judged:
-            self._hooks.judged(tuple(judged.values()))
+            self._hooks.judged(judged)
             self._hooks.remember(list(self.store.last_valid()))
         if not self._ready(started):
             if state.news:
@@ -450,14 +453,11 @@ class PolicyController:
 
     def _install(self, world: World, *, always: bool = False) -> None:
         """Give every endpoint the map that its policy comes to. ``always``: addresses have changed, too."""
-        compiled = {
-            key: (endpoint.identity, self._engine.compiled(endpoint))
-            for key, endpoint in world.local.items()
-            if endpoint.identity
-        }
-        failures = self._make({value.digest: value for _, value in compiled.values() if not is_open(value)})
+        known = {key: endpoint for key, endpoint in world.local.items() if endpoint.identity}
+        compiled = self._engine.compile(known)
+        failures = self._make({value.digest: value for value in compiled.values() if not is_open(value)})
         assigned = {
-            key: self._assign(identity, value, failures) for key, (identity, value) in compiled.items()
+            key: self._assign(known[key].identity, value, failures) for key, value in compiled.items()
         }
         before, self._assigned = self._assigned, assigned
         if always or not self._state.synced or _numbers_of(before) != _numbers_of(assigned):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ from podwire.agent.policy_store import PLURALS, Taken, condition_of, essence
 from podwire.kube.client import ApiError, KubeClient
 from podwire.kube.reflector import Change, Connection, Reflector, Resource
 from podwire.policy.model import Origin, Policy
+from podwire.policy.prepared import prepare
+from podwire.policy.world import World
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +104,23 @@ def take(value: Mapping[str, Any], *, kind: str, parse: Parse) -> Taken:
     Never raises: what cannot be read at all is an invalid policy."""
     raw = essence({**value, "kind": kind})
     try:
-        policy = parse(raw)
+        policy = checked(parse(raw))
     except Exception as error:
         log.exception("reading a %s", kind)
         policy = unreadable(raw, kind, error)
-    return Taken(policy, condition_of(value), raw)
+    condition, since = condition_of(value)
+    return Taken(policy, condition, raw, since)
+
+
+def checked(policy: Policy) -> Policy:
+    """The policy, if the engine can work with it; else with the reason, and without rules."""
+    try:
+        scratch = World()
+        for rule in policy.rules:
+            prepare(rule, scratch)
+    except ValueError as error:
+        return replace(policy, rules=(), errors=(*policy.errors, str(error)))
+    return policy
 
 
 def unreadable(value: Mapping[str, Any], kind: str, error: Exception) -> Policy:

@@ -39,6 +39,8 @@ class Taken(NamedTuple):
     """None: its status has none yet."""
     raw: Mapping[str, Any]
     """What it was parsed from: see ``essence``."""
+    since: str = ""
+    """When the condition last changed over, as the API writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +127,16 @@ def condition_wanted(known: Known) -> Condition:
     return Condition(False, "Invalid", f"{problem}. Nothing of it is enforced")
 
 
-def condition_of(value: Mapping[str, Any]) -> Condition | None:
-    """What the status of an object of the API says."""
+def condition_of(value: Mapping[str, Any]) -> tuple[Condition | None, str]:
+    """What the status of an object of the API says, and since when."""
     status = value.get("status")
     conditions = status.get("conditions") if isinstance(status, Mapping) else None
     for item in conditions if isinstance(conditions, list) else ():
         if isinstance(item, Mapping) and item.get("type") == VALID:
             valid = item.get("status") == "True"
-            return Condition(valid, str(item.get("reason") or ""), str(item.get("message") or ""))
-    return None
+            found = Condition(valid, str(item.get("reason") or ""), str(item.get("message") or ""))
+            return found, str(item.get("lastTransitionTime") or "")
+    return None, ""
 
 
 def essence(value: Mapping[str, Any]) -> dict[str, Any]:

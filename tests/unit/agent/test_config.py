@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from podwire.agent.config import AgentConfig, ConfigError, config_from_dict, load_config
+from podwire.policy.model import Enforcement
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -29,6 +30,8 @@ def test_values_are_taken() -> None:
         None,
         9000,
     )
+    settings = config_from_dict({"policy": {"enforcement": "always"}}).policy
+    assert (settings.enforcement, settings.audit) == (Enforcement.ALWAYS, False)
     assert config.cni_socket == Path("/run/podwire/cni.sock")
 
 
@@ -50,6 +53,10 @@ def test_values_are_taken() -> None:
         ("health_interval", 0, "health_interval: must be a number from 0.1"),
         ("health_netns", "../x", "health_netns: must be letters"),
         ("workers", 0, "workers: must be a whole number from 1"),
+        ("policy", "always", "policy: must be a mapping with the keys enforcement and audit"),
+        ("policy", {"enforcement": "on"}, "policy: must be one of default, always, never"),
+        ("policy", {"audit": 1}, "policy: must be true or false"),
+        ("policy", {"enforcment": "never"}, "policy: unknown key enforcment; did you mean enforcement?"),
         ("state_dir", "relative", "state_dir: must be an absolute path"),
         ("log_level", "loud", "log_level: must be one of"),
     ],

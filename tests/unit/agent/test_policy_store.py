@@ -85,12 +85,17 @@ def test_warnings_are_said_where_the_object_is_valid() -> None:
 
 
 def test_conditions_are_read_whatever_else_a_status_has() -> None:
-    assert condition_of({}) is None
-    assert condition_of({"status": {"conditions": "?"}}) is None
-    item = {"type": "Valid", "status": "False", "reason": "Invalid", "message": "m"}
-    assert condition_of({"status": {"conditions": [3, {"type": "Other"}, item]}}) == Condition(
-        False, "Invalid", "m"
-    )
+    assert condition_of({}) == (None, "")
+    assert condition_of({"status": {"conditions": "?"}}) == (None, "")
+    item = {
+        "type": "Valid",
+        "status": "False",
+        "reason": "Invalid",
+        "message": "m",
+        "lastTransitionTime": "t",
+    }
+    found = condition_of({"status": {"conditions": [3, {"type": "Other"}, item]}})
+    assert found == (Condition(False, "Invalid", "m"), "t")
 
 
 def test_what_a_policy_is_made_of_is_kept() -> None:
