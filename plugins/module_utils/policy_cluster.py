@@ -113,18 +113,6 @@ class Policies:
             self._delete(list(found.values()), change)
         return change
 
-    def again(self, keys: Iterable[Key]) -> list[dict[str, Any]]:
-        """Objects as they are now."""
-        wanted = [
-            {
-                "apiVersion": KINDS[key.kind].api_version,
-                "kind": key.kind,
-                "metadata": {"name": key.name, **({"namespace": key.namespace} if key.namespace else {})},
-            }
-            for key in keys
-        ]
-        return list(self._read(wanted).values())
-
     def _read(self, wanted: Sequence[Mapping[str, Any]]) -> dict[Key, dict[str, Any]]:
         if not wanted or (self.check_mode and not self.kubectl.installed):
             return {}

@@ -9,28 +9,18 @@ kernel enforces policies. A policy counts as enforced when every Node has reache
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
-from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl import (
-    Kubectl,
-    KubectlError,
-    condition,
-)
-from ansible_collections.podwire.ebpf.plugins.module_utils.policy_objects import (
-    CILIUM,
-    CILIUM_CLUSTERWIDE,
-    Key,
-    key_of,
-)
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl import Kubectl, KubectlError
+from ansible_collections.podwire.ebpf.plugins.module_utils.policy_objects import Key
 
 RESOURCE = "nodeendpoints.podwire.io"
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
-JUDGED_KINDS = (CILIUM.name, CILIUM_CLUSTERWIDE.name)
-"""Agents write into the status of these whether they are valid."""
 
 
 @dataclass(frozen=True)
@@ -72,41 +62,15 @@ def node_states(nodes: Iterable[str], reports: Iterable[Mapping[str, Any]]) -> l
     ]
 
 
-def verdict_on(item: Mapping[str, Any]) -> tuple[bool | None, str]:
-    """What an object's status says of this generation of it: valid or not, and why; None when nothing.
-    Pure.
-    """
-    valid = condition((item.get("status") or {}).get("conditions"), "Valid")
-    generation = item["metadata"].get("generation") or 0
-    if not valid or (valid.get("observedGeneration") or generation) < generation:
-        return None, ""
-    return valid.get("status") != "False", str(
-        valid.get("message") or valid.get("reason") or "no reason given"
-    )
+def refused(keys: Iterable[Key], states: Iterable[NodeState]) -> list[str]:
+    """What nodes say of these objects: they are known, and not enforced because they are wrong. Pure."""
+    said = sorted({problem for state in states for problem in state.problems})
+    return [problem for key in keys for problem in said if names(problem, key)]
 
 
-def refused(items: Iterable[Mapping[str, Any]], states: Iterable[NodeState]) -> list[str]:
-    """Objects that are not enforced because they are wrong, with the reason. Pure."""
-    bad = []
-    problems = sorted({problem for state in states for problem in state.problems})
-    for item in items:
-        key = key_of(item)
-        good, why = verdict_on(item)
-        if good is False:
-            bad.append(f"{key}: {why}")
-        else:
-            bad += [problem for problem in problems if _names(problem, key)]
-    return bad
-
-
-def _names(problem: str, key: Key) -> bool:
-    words = problem.replace(",", " ").replace(":", " ").replace(";", " ").split()
-    return str(key) in words
-
-
-def unjudged(items: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Objects of whose validity the agents have not said anything yet. Pure."""
-    return [str(key_of(i)) for i in items if i["kind"] in JUDGED_KINDS and verdict_on(i)[0] is None]
+def names(problem: str, key: Key) -> bool:
+    """Whether a sentence is about an object."""
+    return str(key) in re.split(r"[\s,;:]+", problem)
 
 
 @dataclass
@@ -115,6 +79,8 @@ class Waited:
 
     seconds: float = 0.0
     nodes: dict[str, dict[str, int]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    """What nodes say is wrong, about other objects."""
 
 
 class Enforcement:
@@ -124,37 +90,34 @@ class Enforcement:
         self.kubectl = kubectl
         self.timeout = timeout
 
-    def wait(
-        self,
-        versions: Mapping[str, int],
-        keys: Iterable[Key],
-        read: Callable[[Iterable[Key]], list[dict[str, Any]]],
-    ) -> Waited:
-        """Return when every node enforces these versions. Raises PodwireError that names the objects which
-        are wrong, or the nodes that lag and why.
+    def wait(self, versions: Mapping[str, int], keys: Iterable[Key]) -> Waited:
+        """Return when every node enforces these versions. Raises PodwireError that names the objects that are
+        wrong, or the nodes that lag and why.
         """
         began = time.monotonic()
         keys, pause = list(keys), FIRST_PAUSE
         while True:
             states = self._states()
-            late = [text for state in states if (text := state.behind(versions))]
-            items = read(keys)
-            if bad := refused(items, states if not late else ()):
+            late = {state.name: text for state in states if (text := state.behind(versions))}
+            # What a node that lags says may be about the version before.
+            if bad := refused(keys, [state for state in states if state.name not in late]):
                 raise PodwireError(
-                    f"stored, but not enforced, because not valid: {'; '.join(bad)}",
-                    "Correct the policy; what was enforced before is unchanged.",
+                    f"stored, but not valid, so that nothing has changed: {'; '.join(bad)}",
+                    "Correct the policy.",
                     {"invalid": bad},
                 )
             if not late:
-                late = [f"{name}: no agent has said yet whether it is valid" for name in unjudged(items)]
-            if not late:
-                nodes = {state.name: dict(state.observed or {}) for state in states}
-                return Waited(round(time.monotonic() - began, 3), nodes)
+                return Waited(
+                    round(time.monotonic() - began, 3),
+                    {state.name: dict(state.observed or {}) for state in states},
+                    [f"{state.name}: {problem}" for state in states for problem in state.problems],
+                )
             if time.monotonic() - began > self.timeout:
+                named = "; ".join(late.values())
                 raise PodwireError(
-                    f"stored, but not enforced everywhere within {self.timeout:g} s: {'; '.join(late)}",
+                    f"stored, but not enforced everywhere within {self.timeout:g} s: {named}",
                     "See on that node: podwire status; journalctl -u podwire-agent.",
-                    {"lagging": late},
+                    {"lagging": list(late.values())},
                 )
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)

@@ -18,7 +18,7 @@ description:
     which it would leave out a misspelt field, fails the task, and nothing is changed.
   - With O(wait) the task ends when every node's agent has reported that its kernel enforces the policies.
     Storing an object in the API takes effect a little later; this is the moment from which on the policy
-    can be relied on.
+    can be relied on. What else the nodes find wrong with policies becomes warnings.
 options:
   definition:
     description:
@@ -242,13 +242,13 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     result = report(change)
     if params["wait"] and not module.check_mode:
         try:
-            waited = Enforcement(kubectl, params["wait_timeout"]).wait(
-                change.versions, change.objects, policies.again
-            )
+            waited = Enforcement(kubectl, params["wait_timeout"]).wait(change.versions, change.objects)
         except PodwireError as error:
             # They are in the API, and what follows must know.
             error.details = {**result, **error.details}
             raise
+        for problem in waited.problems:
+            module.warn(problem)
         result |= {"waited": waited.seconds, "nodes": waited.nodes}
     return result
 

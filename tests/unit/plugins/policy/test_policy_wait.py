@@ -7,13 +7,12 @@ import json
 import pytest
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl import KubectlError
-from ansible_collections.podwire.ebpf.plugins.module_utils.policy_objects import key_of
+from ansible_collections.podwire.ebpf.plugins.module_utils.policy_objects import Key
 from ansible_collections.podwire.ebpf.plugins.module_utils.policy_wait import (
     Enforcement,
     NodeState,
     node_states,
     refused,
-    verdict_on,
 )
 
 KNP = "networkpolicies"
@@ -27,17 +26,7 @@ def report(name, version, problems=()):
     }
 
 
-def policy(kind="CiliumNetworkPolicy", generation=1, conditions=()):
-    return {
-        "kind": kind,
-        "metadata": {"namespace": "default", "name": "rule1", "generation": generation},
-        "status": {"conditions": list(conditions)},
-    }
-
-
-def valid(status="True", message="", generation=None):
-    found = {"type": "Valid", "status": status, "message": message}
-    return found if generation is None else {**found, "observedGeneration": generation}
+RULE = Key("CiliumNetworkPolicy", "default", "rule1")
 
 
 @pytest.mark.parametrize(
@@ -64,33 +53,18 @@ def test_a_node_without_a_report_is_behind():
     assert "nothing is reported of it" in second.behind(WANTED)
 
 
-@pytest.mark.parametrize(
-    ("item", "expected"),
-    [
-        (policy(), (None, "")),
-        (policy(conditions=[valid()]), (True, "no reason given")),
-        (policy(conditions=[valid("False", "both L3 members")]), (False, "both L3 members")),
-        (policy(generation=2, conditions=[valid("False", "old", 1)]), (None, "")),
-        (policy(generation=2, conditions=[valid("False", "new", 2)]), (False, "new")),
-    ],
-)
-def test_what_a_status_says_about_this_generation(item, expected):
-    assert verdict_on(item) == expected
-
-
-def test_a_policy_of_kubernetes_is_refused_in_a_nodes_problems():
-    item = policy("NetworkPolicy")
-    mine, other = "NetworkPolicy/default/rule1: endPort below port", "NetworkPolicy/default/rule10: x"
-    assert refused([item], [NodeState("n", {}, (mine, other))]) == [mine]
+def test_only_what_is_said_of_an_object_itself_counts_against_it():
+    mine = "CiliumNetworkPolicy/default/rule1: toPorts and icmps in spec.ingress[0]"
+    other = "CiliumNetworkPolicy/default/rule10: x"
+    assert refused([RULE], [NodeState("n", {}, (mine, other)), NodeState("m", {}, (mine,))]) == [mine]
 
 
 class Cluster:
     """kubectl whose reports follow a list, one per question."""
 
-    def __init__(self, *rounds, items=()):
+    def __init__(self, *rounds):
         self.rounds = list(rounds)
         self.asked = 0
-        self.items = list(items)
 
     def run(self, *words):
         if words[:2] == ("get", "nodes"):
@@ -101,13 +75,9 @@ class Cluster:
             raise current
         return json.dumps({"items": current})
 
-    def read(self, keys):
-        return [item for item in self.items if key_of(item) in list(keys)]
 
-
-def wait(cluster, timeout=5.0, versions=WANTED):
-    keys = [key_of(item) for item in cluster.items]
-    return Enforcement(cluster, timeout).wait(versions, keys, cluster.read)
+def wait(cluster, timeout=5.0):
+    return Enforcement(cluster, timeout).wait(WANTED, [RULE])
 
 
 def test_waits_for_the_last_node():
@@ -126,17 +96,18 @@ def test_names_the_nodes_that_lag_and_why():
 
 
 def test_an_invalid_policy_is_told_at_once_with_its_reason():
-    bad = policy(conditions=[valid("False", "spec.ingress[0]: toPorts and icmps", 1)])
-    with pytest.raises(PodwireError, match=r"CiliumNetworkPolicy/default/rule1: spec.ingress\[0\]"):
-        wait(Cluster([report("n1", 1)], items=[bad]), timeout=60)
+    said = "CiliumNetworkPolicy/default/rule1: toPorts and icmps exclude each other"
+    with pytest.raises(PodwireError, match=r"not valid, so that nothing has changed: Cilium.*exclude"):
+        wait(Cluster([report("n1", 20, [said])]), timeout=60)
+    # A node that lags speaks of the version before.
+    before, after = report("n1", 19, [said]), report("n1", 20)
+    assert wait(Cluster([before], [after, report("n2", 20)])).problems == []
 
 
-def test_a_policy_that_no_agent_has_judged_is_not_relied_on():
-    done = [report("n1", 20), report("n2", 20)]
-    with pytest.raises(PodwireError, match="no agent has said yet whether it is valid"):
-        wait(Cluster(done, items=[policy()]), timeout=0)
-    assert wait(Cluster(done, items=[policy(conditions=[valid()])])).nodes
-    assert wait(Cluster(done, items=[policy("NetworkPolicy")])).nodes, "this kind has no status"
+def test_other_problems_of_nodes_are_passed_on():
+    full = "shop/web is closed: 70000 entries do not fit"
+    waited = wait(Cluster([report("n1", 20, [full]), report("n2", 20)]))
+    assert waited.problems == [f"n1: {full}"]
 
 
 def test_a_cluster_whose_nodes_do_not_report_is_named():
