@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import ThreadingUnixStreamServer
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from podwire.cli import monitor
 from podwire.cli.main import main
 from podwire.cli.output import ago
 from podwire.cli.status import facts
+from tests.unix_api import serving
 
 STATUS: dict[str, Any] = {
     "node": "n1",
@@ -117,29 +115,10 @@ ANSWERS: dict[str, tuple[int, Any]] = {
 }
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        status, value = ANSWERS.get(self.path, (404, {"error": "not found"}))
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[str]:
-    path = str(tmp_path / "agent.sock")
-    with ThreadingUnixStreamServer(path, Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield path
-        server.shutdown()
+    with serving(tmp_path / "agent.sock", ANSWERS) as socket:
+        yield socket
 
 
 @pytest.mark.parametrize("command", [["status"], ["endpoint", "list"], ["health"], ["monitor"], ["metrics"]])

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import ThreadingUnixStreamServer
-from typing import Any, ClassVar
 
 import pytest
 
@@ -16,6 +12,7 @@ from podwire.cli.main import main
 from podwire.service import parse, report
 from podwire.service.model import Name, NodeContext
 from podwire.service.registry import Registry
+from tests.unix_api import serving
 
 
 def registry() -> Registry:
@@ -51,37 +48,15 @@ def registry() -> Registry:
     return value
 
 
-class Handler(BaseHTTPRequestHandler):
-    answers: ClassVar[dict[str, Any]] = {}
-
-    def do_GET(self) -> None:
-        value = self.answers.get(self.path)
-        data = json.dumps(value or {"error": "no service of that name"}).encode()
-        self.send_response(404 if value is None else 200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def agent(tmp_path: Path) -> Iterator[str]:
     value = registry()
     answers = {
-        "/v1/services": {"enabled": True, "synced": True, **report.service_list(value)},
-        "/v1/services/shop/web": report.service_details(value, Name("shop", "web")),
+        "/v1/services": (200, {"enabled": True, "synced": True, **report.service_list(value)}),
+        "/v1/services/shop/web": (200, report.service_details(value, Name("shop", "web"))),
     }
-    monkeypatch.setattr(Handler, "answers", answers)
-    path = str(tmp_path / "agent.sock")
-    with ThreadingUnixStreamServer(path, Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield path
-        server.shutdown()
+    with serving(tmp_path / "agent.sock", answers, unknown="no service of that name") as socket:
+        yield socket
 
 
 def lines(text: str) -> list[list[str]]:
@@ -122,8 +97,9 @@ def test_an_unknown_service(agent: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_kube_proxys_services_are_not_listed_as_none(
-    agent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Handler, "answers", {"/v1/services": {"enabled": False, "services": []}})
-    assert main(["--socket", agent, "service", "list"]) == 0
+    answers = {"/v1/services": (200, {"enabled": False, "services": []})}
+    with serving(tmp_path / "agent.sock", answers) as agent:
+        assert main(["--socket", agent, "service", "list"]) == 0
     assert "left to kube-proxy" in capsys.readouterr().out

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
-import json
-import socketserver
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.podwire.ebpf.plugins.module_utils.agent_client import AgentClient, AgentRefusedError
 from ansible_collections.podwire.ebpf.plugins.module_utils.services import read_services
+
+from tests.unix_api import serving
 
 PROBLEM = {"reason": "Conflict", "message": "taken"}
 WEB = {"namespace": "shop", "name": "web", "problems": [PROBLEM]}
@@ -20,36 +17,18 @@ DNS = {"namespace": "kube-system", "name": "kube-dns", "problems": []}
 DETAILS = {**WEB, "backends": [{"address": "10.1.0.5"}]}
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    answers: ClassVar[dict[str, tuple[int, Any]]] = {
-        "/v1/status": (200, {"services": {"enabled": True, "synced": True}}),
-        "/v1/services": (200, {"services": [DNS, WEB]}),
-        "/v1/services/shop/web": (200, DETAILS),
-        "/v1/services/shop/broken": (503, {"error": "the registry is locked"}),
-    }
-
-    def do_GET(self) -> None:
-        status, value = self.answers.get(self.path, (404, {"error": "no such service"}))
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def log_message(self, *_: Any) -> None:
-        pass
+ANSWERS = {
+    "/v1/status": (200, {"services": {"enabled": True, "synced": True}}),
+    "/v1/services": (200, {"services": [DNS, WEB]}),
+    "/v1/services/shop/web": (200, DETAILS),
+    "/v1/services/shop/broken": (503, {"error": "the registry is locked"}),
+}
 
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[AgentClient]:
-    path = tmp_path / "agent.sock"
-    with socketserver.ThreadingUnixStreamServer(str(path), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield AgentClient(str(path), timeout=2)
-        server.shutdown()
+    with serving(tmp_path / "agent.sock", ANSWERS, unknown="no such service") as socket:
+        yield AgentClient(socket, timeout=2)
 
 
 def test_all_services_and_their_problems(client: AgentClient) -> None:
@@ -80,7 +59,7 @@ def test_a_refusal_is_one(client: AgentClient) -> None:
         read_services(client, "shop", "broken")
 
 
-def test_kube_proxys_services(client: AgentClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kube_proxys_services(tmp_path: Path) -> None:
     answers = {"/v1/status": (200, {}), "/v1/services": (200, {"services": []})}
-    monkeypatch.setattr(Handler, "answers", answers)
-    assert read_services(client, None, None)["enabled"] is False
+    with serving(tmp_path / "agent.sock", answers) as socket:
+        assert read_services(AgentClient(socket, timeout=2), None, None)["enabled"] is False
