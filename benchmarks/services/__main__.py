@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.errors import LabError
+from lab.snap.build import IPTABLES
 from tests.integration.agent.lab import REPOSITORY, Network
 
 from ..pod_path import netperf
@@ -141,14 +142,7 @@ def show(figures: Figures, result: Figures, console: Console) -> None:
 def iptables_directory(variant: str, directory: Path) -> str:
     """A directory whose iptables is the wanted variant: kube-proxy takes what it finds first."""
     directory.mkdir()
-    for command in (
-        "iptables",
-        "iptables-save",
-        "iptables-restore",
-        "ip6tables",
-        "ip6tables-save",
-        "ip6tables-restore",
-    ):
+    for command in IPTABLES:
         family, _, rest = command.partition("-")
         target = f"/usr/sbin/{family}-{variant}" + (f"-{rest}" if rest else "")
         (directory / command).symlink_to(target)
