@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 from podwire.agent.identity_view import LocalEndpoint, NamedPorts, World
 from podwire.policy.cidr import wanted_prefixes
 from podwire.policy.engine import PolicyEngine
+from podwire.policy.identity import is_local
 from podwire.policy.labels import DEFAULT_CLUSTER
 from podwire.policy.model import Compiled, Enforcement, Labels, Policy, Service, Subject
 from podwire.policy.world import ServiceView
@@ -51,27 +52,29 @@ class NodeEngine:
         self._policies = dict(policies)
 
     def set_world(self, world: World, cidrs: Mapping[IPv4Network, int]) -> None:
-        """Take what is known of identities, and the identities of prefixes."""
+        """Take what is known of identities, and the identities of prefixes. Labels of prefixes are the usual
+        ones, unless the world says otherwise: of an API server outside the cluster."""
         engine = self.engine.world
         if world.identities is not self._identities:
             for number in self._identities.keys() - world.identities.keys():
                 engine.remove_identity(number)
             for number, labels in world.identities.items():
-                if self._identities.get(number) != labels:
+                if not is_local(number) and self._identities.get(number) != labels:
                     engine.set_identity(number, labels)
-            self._identities = world.identities
         if world.named_ports is not self._named_ports:
             for number in self._named_ports.keys() - world.named_ports.keys():
                 engine.set_named_ports(number, frozenset())
             for number, ports in world.named_ports.items():
                 engine.set_named_ports(number, ports)
             self._named_ports = world.named_ports
-        if cidrs != self._cidrs:
-            for prefix in self._cidrs.keys() - cidrs.keys():
-                engine.remove_cidr(self._cidrs[prefix])
-            for prefix, number in cidrs.items():
-                engine.set_cidr(prefix, number)
-            self._cidrs = dict(cidrs)
+        every = {**cidrs, **world.api_servers}
+        if every != self._cidrs or world.identities is not self._identities:
+            for number in set(self._cidrs.values()) - set(every.values()):
+                engine.remove_cidr(number)
+            for prefix, number in every.items():
+                engine.set_cidr(prefix, number, world.identities.get(number))
+            self._cidrs = every
+        self._identities = world.identities
 
     def set_services(self, services: Iterable[ServiceView]) -> None:
         """Take the services that rules may name."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from podwire.agent.config import AgentConfig, ConfigError, config_from_dict, load_config
+from podwire.agent.config import AgentConfig, ConfigError, PolicySettings, config_from_dict, load_config
 from podwire.policy.model import Enforcement
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -94,4 +94,6 @@ def test_every_key_can_be_set() -> None:
     for item in fields(AgentConfig):
         value = getattr(defaults, item.name)
         plain = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        if isinstance(value, PolicySettings):
+            plain = {"enforcement": value.enforcement.value, "audit": value.audit}
         assert getattr(config_from_dict({item.name: plain}), item.name) == value
