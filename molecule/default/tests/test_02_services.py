@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -15,7 +14,7 @@ from tests.e2e.support import NAMESPACE, eventually
 ARGS = "/var/snap/microk8s/current/args/kube-proxy"
 CHAINS = "iptables-legacy-save 2>/dev/null; iptables-nft-save; nft list tables"
 KUBE_PROXY = ("KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-SVC-", "KUBE-SEP-", "KUBE-PROXY-", "ip kube-proxy")
-# curl's exit status for a connection that was refused; 28 would be silence.
+# curl's exit status for a connection that was refused; 28 would be silence for the two seconds it waits.
 REFUSED = "7"
 EMPTY = "nobody"
 
@@ -72,20 +71,18 @@ def test_service_without_endpoints_refuses_at_once(lab, pods, on_node, service_o
     pod = pods.on("worker1")[0]
 
     def ask(url: str) -> str:
-        return f"curl -s -m 5 {url}; echo $?"
+        return f"curl -s -m 2 {url}; echo $?"
 
     def refused() -> bool:
         return pods.run(pod, ask(f"http://{address}")).strip() == REFUSED
 
     eventually(refused, "the service is known")
-    began = time.monotonic()
     node_port = f"http://{lab.address('cp1')}:{port}"
     assert pods.run(pod, ask(node_port)).strip() == REFUSED
     assert on_node("worker1", ask(f"http://{address}")).strip() == REFUSED
     assert on_node("worker1", ask(node_port)).strip() == REFUSED
     world = ["podman", "exec", lab.container(WORLD), "sh", "-c", ask(node_port)]
     assert run_command(world).stdout.strip() == REFUSED
-    assert time.monotonic() - began < 8, "refused, but not at once"
 
 
 def test_clients_outside_are_spread_over_backends(lab, pods, cluster) -> None:

@@ -24,8 +24,9 @@ def test_switch_under_load(mode: str, pods, on_node, agent, playbook) -> None:
     running = [
         pods.start(source, f"netperf -H {target.address} -t TCP_RR -l {LOAD_SECONDS}"),
         pods.start(source, f"netperf -H {target.address} -t TCP_CRR -l {LOAD_SECONDS}"),
-        pods.start(source, f"ping -q -i 0.02 -w {LOAD_SECONDS} {target.address}"),
-        pods.start(source, f"ping -q -i 0.02 -w {LOAD_SECONDS} {world}"),
+        # Counted, not timed: a deadline would count the last one, still under way, as lost.
+        pods.start(source, f"ping -q -i 0.02 -c {LOAD_SECONDS * 50} -W 2 {target.address}"),
+        pods.start(source, f"ping -q -i 0.02 -c {LOAD_SECONDS * 50} -W 2 {world}"),
     ]
     played = playbook("playbooks/host_routing.yml", "-e", f"podwire_host_routing={mode}")
     assert played.status == 0, played.output

@@ -35,7 +35,7 @@ def test_reboot(lab, pods, on_node, agent, works) -> None:
     pods.cluster.run("-n", NAMESPACE, "delete", "pod", pods.on(NODE)[0].name, "--wait=false")
     eventually(lambda: on_node(NODE, "ls /var/lib/podwire/cni-queue").strip(), "the deletion is on disk")
     source, target = pods.on("cp1")[0], pods.on("worker1")[0]
-    others = pods.start(source, f"ping -q -i 0.05 -w 12 {target.address}")
+    others = pods.start(source, f"ping -q -i 0.05 -c 240 -W 2 {target.address}")
     nodes.reboot(lab, NODE)
     eventually(lambda: ready(on_node, agent), "the agent is ready", timeout=READY_SECONDS)
     assert " 0% packet loss" in finished(others, 30)
