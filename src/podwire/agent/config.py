@@ -75,6 +75,8 @@ class AgentConfig:
     resync_interval: float = 60.0
     """Seconds between two full comparisons of the kernel with the desired state, and between two looks at the
     queue."""
+    policy_wait: float = 10.0
+    """Seconds that a new pod waits for its identity and policy, before it starts closed."""
     netfilter_counter: bool = True
     """Keep the nftables table ``podwire``, which counts pod packets that pass netfilter's forward hook."""
     workers: int = 4
@@ -262,6 +264,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "health_netns": _name,
     "health_interval": _number(0.1, 3600),
     "resync_interval": _number(0.5, 86400),
+    "policy_wait": _number(0, 60),
     "netfilter_counter": _boolean,
     "workers": _integer(1, 32),
     "expedited_attach": _boolean,

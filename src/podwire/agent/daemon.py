@@ -23,9 +23,11 @@ from podwire.agent.config import AgentConfig
 from podwire.agent.endpoints import Endpoints
 from podwire.agent.events import Events, Names
 from podwire.agent.health import Check, Prober
+from podwire.agent.identities import Identities
 from podwire.agent.kernel import Kernel
 from podwire.agent.metrics import read_metrics
-from podwire.agent.model import NodeInfo
+from podwire.agent.model import ClusterState, Endpoint, NodeInfo
+from podwire.agent.policies import Policies
 from podwire.agent.services import Services
 from podwire.agent.state import StateError, StateStore
 from podwire.bpf import BpfError
@@ -47,6 +49,8 @@ RETRY = 2.0
 """Seconds between two attempts to bring the node in order."""
 SETTLE = 0.5
 """Seconds to let a change of the host's devices or routes settle: one rarely comes alone."""
+WAITING = 64
+"""Pods that can start at the same time; further ones queue up."""
 HOST_PAUSE = 5.0
 """Seconds at least between two looks because of such changes: a routing daemon may never be quiet."""
 
@@ -87,12 +91,18 @@ class Agent:
         self.prober = Prober()
         self.endpoints: Endpoints | None = None
         self.cluster: Cluster | None = None
+        self._kernel: Kernel | None = None
         self._pool = ThreadPoolExecutor(config.workers, thread_name_prefix="kernel")
+        # A pod that starts may wait for its policy: nobody else must wait for that.
+        self._waiting_pool = ThreadPoolExecutor(WAITING, thread_name_prefix="cni")
         self._loop = asyncio.get_running_loop()
         self._connection = Connection(partial(KubeClient, config.kubeconfig))
         self._source = self._make_source()
         self.services = Services(config, self.datapath, self._connection, self.run)
-        self.events = Events(self.datapath, config.drop_history, Names(service=self.services.name_of))
+        self.policies = Policies(config, self.datapath, self._connection)
+        self.identities = Identities(config, self.store, self._connection, self.policies)
+        names = Names(self.services.name_of, self.policies.labels, self.policies.rule)
+        self.events = Events(self.datapath, config.drop_history, names)
         self._dirty = asyncio.Event()
         self._host_changed = False
         self._watch: HostWatch | None = None
@@ -130,16 +140,23 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.run(self.identities.stop)
+        await self.run(self.policies.stop)
         await self.services.stop()
         self.events.close()
         self.prober.close()
         if self._watch is not None:
             self._watch.close()
+        self._waiting_pool.shutdown(wait=True)
         self._pool.shutdown(wait=True)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Do kernel work in a worker thread."""
         return await self._loop.run_in_executor(self._pool, partial(function, *args))
+
+    async def run_waiting(self, function: Callable[..., T], *args: Any) -> T:
+        """Do kernel work that may wait for others in between."""
+        return await self._loop.run_in_executor(self._waiting_pool, partial(function, *args))
 
     async def failed(self) -> None:
         """Returns only when background work ended by itself, which it must not; raises its exception."""
@@ -177,6 +194,7 @@ class Agent:
         if self.cluster is None:
             self._early_nodes = nodes
         elif self.cluster.set_nodes(nodes):
+            self.identities.refresh(self.cluster)
             self._dirty.set()
 
     async def _main(self) -> None:
@@ -205,10 +223,18 @@ class Agent:
         cluster = Cluster(self.config, self.store, settings["node_ip"])
         grace = Grace(self.config.grace_marker)
         grace.restore()  # an agent that was killed may have left it on
-        kernel = Kernel(
-            self.datapath, self.config.mtu or settings["mtu"], grace if self.config.expedited_attach else None
-        )
-        endpoints = Endpoints(self.store, kernel, cluster.state_of, self.services.take_endpoints)
+        hurry = grace if self.config.expedited_attach else None
+        kernel = Kernel(self.datapath, self.config.mtu or settings["mtu"], hurry)
+
+        def state_of(endpoints: tuple[Endpoint, ...]) -> ClusterState:
+            return self.identities.complete(cluster.state_of(endpoints))
+
+        endpoints = Endpoints(
+            self.store, kernel, state_of, self.services.take_endpoints, self.identities.hooks(),
+            workers=self.config.workers,
+        )  # fmt: skip
+        self._kernel = kernel
+        await self.run(self._look_at_policies)
         await self.run(cluster.refresh_host)
         if not cluster.node_ip_is_ours():
             raise HostError(_foreign_node_ip(cluster))
@@ -221,10 +247,21 @@ class Agent:
         self._watch = self._watch or HostWatch(self._is_node_device, self._take_host_change)
         if self.config.netfilter_counter:
             await self.run(self._install_firewall)
+        self.identities.begin(cluster, endpoints)
+        await self.run(self._look_at_policies)
         await self.run(self._drain)
         self._problem = ""
         service_settings = ServiceSettings.from_dict(settings.get("services", {}))
         await self.run(self.services.begin, cluster, service_settings)
+
+    def _look_at_policies(self) -> None:
+        """Begin with policies as soon as the loaded programs know of them. Raises DatapathError or
+        BpfError."""
+        assert self._kernel
+        judges = self._kernel.judges()
+        self.identities.set_datapath(judges=judges)
+        if judges and self.endpoints is not None:
+            self.policies.begin(self.identities.view, self.identities, self._kernel.hurried)
 
     def _is_node_device(self, index: int) -> bool:
         return self.cluster is not None and self.cluster.is_node_device(index)
@@ -254,6 +291,7 @@ class Agent:
                 elif host_changed:
                     assert self.cluster and self.endpoints
                     await self.run(self.cluster.refresh_host)
+                    self.identities.refresh(self.cluster)
                     await self.run(self.endpoints.distrust_routes)
                 await self.run(self._sync, full or host_changed)
             except _FAILURES as error:
@@ -263,8 +301,11 @@ class Agent:
         """What is only done from time to time."""
         assert self.cluster and self.endpoints
         await self.run(self.cluster.refresh_host)
+        self.identities.refresh(self.cluster)
+        await self.run(self._look_at_policies)
         await self.run(self._drain)
         await self.run(self.endpoints.collect_dead)
+        self.policies.look_soon()
         self.events.open()
         self.counters["resyncs"] += 1
 
@@ -347,7 +388,7 @@ class Agent:
         checks.append(Check("datapath", not problems, "; ".join(problems) or detail))
         if probe:  # a rollout asks without at a time when the datapath does not translate services yet
             await self._look_at_datapath()
-            checks += self.services.checks()
+            checks += [*self.services.checks(), *self.policies.checks()]
         if self.config.health:
             checks += self.prober.checks or [Check("pod", False, "not probed yet")]
         return all(check.ok for check in checks), checks
@@ -358,8 +399,9 @@ class Agent:
             return
         try:
             await self.run(self.services.refresh, self.cluster)
+            await self.run(self._look_at_policies)
         except _FAILURES as error:
-            log.error("services: %s", error)
+            log.error("looking at the datapath: %s", error)
 
     async def status(self) -> dict[str, Any]:
         reasons = self.reasons()
@@ -382,6 +424,8 @@ class Agent:
                 "detail": self._source.detail,
                 "nodes": len(self.cluster.nodes) if self.cluster else 0,
             },
+            "identities": self.identities.status(),
+            "policies": await self.run(self.policies.status),
             "services": await self.run(self.services.status),
             "counters": dict(self.counters),
             **(await self.run(self._netfilter)),
@@ -391,7 +435,14 @@ class Agent:
         """What does not keep pods from being served but wants attention."""
         cluster = self.cluster.problems() if self.cluster else []
         endpoints = self.endpoints.problems() if self.endpoints else []
-        return [*cluster, *endpoints, *self.services.problems(), *self._port_problems]
+        identities = [*self.identities.problems(), *self.policies.problems()]
+        return [
+            *cluster,
+            *endpoints,
+            *identities,
+            *self.services.problems(),
+            *self._port_problems,
+        ]
 
     def _datapath_status(self) -> dict[str, Any]:
         try:

@@ -103,10 +103,14 @@ class Endpoints:
         state_of: StateOf,
         on_change: OnChange = lambda endpoints: None,
         hooks: PolicyHooks = NO_POLICIES,
+        *,
+        workers: int = 4,
     ) -> None:
+        """``workers``: so many ADDs do kernel work at once; those that wait for a policy do not count."""
         self._store = store
         self._on_change = on_change
         self._hooks = hooks
+        self._turns = threading.Semaphore(workers)
         self._standings: dict[str, Standing] = {}  # as last written
         self._kernel = kernel
         self._state_of = state_of
@@ -241,8 +245,12 @@ class Endpoints:
             return endpoint is None or self._hooks.assign(key, endpoint.identity) is not None
 
         with self._news:
-            if self._news.wait_for(known, self._hooks.wait):
-                return
+            self._turns.release()
+            found = self._news.wait_for(known, self._hooks.wait)
+        self._turns.acquire()  # not under the guard: those who have a turn need it
+        if found:
+            return
+        with self._guard:
             endpoint = self._endpoints.get(key)
             if endpoint is None or endpoint.identity:
                 return  # its policy alone is missing
@@ -271,7 +279,12 @@ class Endpoints:
         attachment = _Attachment(
             request.container_id, request.ifname, request.netns, dict(request.args), request.port_mappings
         )
-        with self._keys.hold(attachment.key), _translated(), self._opened(request.netns) as fd:
+        with (
+            self._keys.hold(attachment.key),
+            self._turns,
+            _translated(),
+            self._opened(request.netns) as fd,
+        ):
             endpoint = self._reusable(attachment.key, netns.netns_id(fd))
             if endpoint is None:
                 endpoint = self._create(attachment, fd, None)

@@ -38,6 +38,7 @@ class PodObject(NamedTuple):
     named_ports: NamedPorts
     host_network: bool
     """It has no interface of its own: it is the node."""
+    finished: bool = False
 
 
 class IdentityObject(NamedTuple):
@@ -71,6 +72,7 @@ def pod(value: Mapping[str, Any]) -> PodObject:
         str(spec.get("serviceAccountName") or "default"),
         _container_ports(spec),
         spec.get("hostNetwork") is True,
+        (value.get("status") or {}).get("phase") in ("Succeeded", "Failed"),
     )
 
 

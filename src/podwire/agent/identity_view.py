@@ -12,8 +12,9 @@ For the part that keeps policies:
 - ``Identities`` (``podwire.agent.identities``) has the calls in the other direction:
   ``apply_policies()`` writes the assignments into the kernel and bumps the slots of what changed (blocks; a
   policy number that no assignment names any more is free when it returns);
-  ``set_cidrs(prefixes)`` gives the local CIDR identities of the prefixes that rules name, and has the ipcache
-  know them when ``apply_policies`` (or any later write) returns;
+  ``number_cidrs(prefixes)`` gives prefixes that rules name local identities, which nobody uses yet;
+  ``set_cidrs(prefixes)`` has the ipcache know exactly these when ``apply_policies`` (or any later write)
+  returns;
   ``set_status(observed, revision, problems)`` publishes what this node enforces.
 
 The order that makes a change atomic: ``set_cidrs`` -> write the new policy map -> let ``assignment``
@@ -24,6 +25,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from typing import NamedTuple, Protocol
 
 from podwire.agent.model import PolicyAssignment
@@ -66,7 +68,7 @@ class World:
 
     identities: Mapping[int, Labels] = field(default_factory=dict)
     """Number -> labels: reserved ones (1 carries ``reserved:kube-apiserver`` where this node runs the API
-    server) and those of the cluster. Without CIDR identities."""
+    server) and those of the cluster. Of CIDR identities only those in ``api_servers``."""
     named_ports: Mapping[int, NamedPorts] = field(default_factory=dict)
     """Identity -> named ports of its endpoints, on every node. Identities without any are left out."""
     local: Mapping[str, LocalEndpoint] = field(default_factory=dict)
@@ -74,7 +76,10 @@ class World:
     remote: Mapping[str, RemoteEndpoint] = field(default_factory=dict)
     """By address."""
     nodes: Mapping[str, int] = field(default_factory=dict)
-    """Addresses of nodes (and of API servers) -> reserved identity: 1 this node, 6 others, 7 API servers."""
+    """Addresses of nodes -> reserved identity: 1 this node, 6 others, 7 API servers."""
+    api_servers: Mapping[IPv4Network, int] = field(default_factory=dict)
+    """API servers outside the cluster: CIDR identities, to be added to those that policies ask for. Their
+    labels are in ``identities``, with ``reserved:kube-apiserver``."""
     complete: bool = False
     """Namespaces, pods of this node, identities and endpoints of other nodes were each known completely once.
     Before, nothing may be concluded from what is absent."""

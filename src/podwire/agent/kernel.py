@@ -73,8 +73,12 @@ class Kernel:
 
     def attach(self, index: int) -> None:
         """Attach the datapath to a pod's host side; repeating it is harmless. Raises DatapathError."""
-        with self._attach_lock, self._grace.hurried() if self._grace else contextlib.nullcontext():
+        with self._attach_lock, self.hurried():
             self.datapath.attach_endpoint(index)
+
+    def hurried(self) -> contextlib.AbstractContextManager[None]:
+        """Have the kernel wait less, where that is allowed, while the block runs."""
+        return self._grace.hurried() if self._grace else contextlib.nullcontext()
 
     def unplumb(self, host_name: str, index: int) -> None:
         """Remove a pod's interface; one that is gone is fine. Raises LinkError or DatapathError."""
@@ -114,6 +118,10 @@ class Kernel:
             for link in links.list_links(HOST_PREFIX)
             if link.kind == "veth" and link.mac == HOST_MAC
         }
+
+    def judges(self) -> bool:
+        """Do the loaded programs know of policies? Raises BpfError or NotInstalled."""
+        return "policy" in self._map("podwire_endpoints4").value.fields
 
     def standings(self) -> dict[str, Standing]:
         """As whom local addresses send and what judges them, as the datapath has it. Raises BpfError."""
