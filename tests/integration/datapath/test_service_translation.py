@@ -79,35 +79,12 @@ def expose(
             services[node].expose(address, port, protocol, endpoints, flags=flags, service=protocol)
 
 
-def exchange(
-    cluster: Cluster, client: str, backend: str, target: tuple[str, int], size: int = 300_000
-) -> str:
-    """TCP and UDP by way of ``target``; returns the client address that the backend saw."""
-    with (
-        traffic.listening(cluster, backend, PORT) as server,
-        traffic.connected(cluster, client, server, target) as (ask, answer),
-    ):
-        assert ask.getpeername() == target
-        traffic.transfer(ask, answer, size)
-        traffic.transfer(answer, ask, size)
-        peer: str = answer.getpeername()[0]
-    with cluster.socket(backend, socket.SOCK_DGRAM) as sink, cluster.socket(client, socket.SOCK_DGRAM) as ask:
-        sink.bind(("0.0.0.0", PORT))
-        for length in (10, 5000):
-            ask.sendto(bytes(length), target)
-            data, sender = sink.recvfrom(1 << 16)
-            assert (len(data), sender[0]) == (length, peer)
-            sink.sendto(data, sender)
-            assert ask.recvfrom(1 << 16) == (data, target), "the answer comes from whom was asked"
-    return peer
-
-
 @ALL
 @pytest.mark.parametrize("backend", ["a", "b", "c", "node1", "node2", "world"])
 def test_a_pod_reaches_a_cluster_ip(proxied: Cluster, services: dict[str, Services], backend: str) -> None:
     expose(services, VIP, 80, backend)
     expected = {"a": HAIRPIN, "world": NODE1.ip}.get(backend, ADDRESSES["a"])
-    assert exchange(proxied, "a", backend, (VIP, 80)) == expected
+    assert traffic.exchange(proxied, "a", backend, PORT, (VIP, 80)) == expected
 
 
 @ALL
@@ -116,7 +93,7 @@ def test_the_world_reaches_a_node_port(proxied: Cluster, services: dict[str, Ser
     """Its address reaches backends of this node; others must answer by this node, or know to whom."""
     expose(services, ANY, NODE_PORT_NUMBER, backend, flags=NODE_PORT)
     expected = NODE1.ip if backend in ("c", "node2") and not proxied.dsr else WORLD
-    assert exchange(proxied, "world", backend, (NODE1.ip, NODE_PORT_NUMBER)) == expected
+    assert traffic.exchange(proxied, "world", backend, PORT, (NODE1.ip, NODE_PORT_NUMBER)) == expected
 
 
 @pytest.mark.parametrize("backend", ["a", "c", "node1"])
@@ -125,7 +102,7 @@ def test_the_world_reaches_an_external_ip(
 ) -> None:
     expose(services, EXTERNAL, 443, backend, flags=EXTERNAL_IP)
     expected = NODE1.ip if backend == "c" and not proxied.dsr else WORLD
-    assert exchange(proxied, "world", backend, (EXTERNAL, 443)) == expected
+    assert traffic.exchange(proxied, "world", backend, PORT, (EXTERNAL, 443)) == expected
 
 
 @pytest.mark.parametrize("backend", ["a", "b", "c"])
@@ -135,14 +112,16 @@ def test_a_pod_reaches_a_node_port(
 ) -> None:
     expose(services, ANY, NODE_PORT_NUMBER, backend, flags=NODE_PORT)
     target = (node.ip, NODE_PORT_NUMBER)
-    assert exchange(proxied, "a", backend, target) == (HAIRPIN if backend == "a" else ADDRESSES["a"])
+    assert traffic.exchange(proxied, "a", backend, PORT, target) == (
+        HAIRPIN if backend == "a" else ADDRESSES["a"]
+    )
 
 
 def test_another_node_chooses_its_own_backend_for_local_traffic(
     proxied: Cluster, services: dict[str, Services]
 ) -> None:
     expose(services, ANY, NODE_PORT_NUMBER, "c", flags=NODE_PORT | EXTERNAL_LOCAL)
-    assert exchange(proxied, "a", "c", (NODE2.ip, NODE_PORT_NUMBER)) == ADDRESSES["a"]
+    assert traffic.exchange(proxied, "a", "c", PORT, (NODE2.ip, NODE_PORT_NUMBER)) == ADDRESSES["a"]
 
 
 @pytest.mark.parametrize(
@@ -207,12 +186,7 @@ def test_one_source_port_serves_direct_and_service_connections_in_turn(
     expose(services, VIP, 80, backend)
     direct, by_service = (ADDRESSES[backend], PORT), (VIP, 80)
     targets = [direct, by_service] if order == "direct-first" else [by_service, direct]
-    with traffic.listening(proxied, backend, PORT) as server:
-        for target in targets * 3:
-            with traffic.connected(proxied, "a", server, target, sport=45678) as (ask, answer):
-                traffic.transfer(ask, answer, 10_000)
-                traffic.transfer(answer, ask, 10_000)
-                ask.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    traffic.in_turn(proxied, "a", backend, PORT, targets * 3)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +243,7 @@ def test_connections_drain_and_new_ones_go_elsewhere(
     ):
         traffic.transfer(ask, answer, 10_000)
         point_to(new)
-        assert exchange(proxied, client, new, target)
+        assert traffic.exchange(proxied, client, new, PORT, target)
         traffic.transfer(ask, answer, 300_000)
         traffic.transfer(answer, ask, 300_000)
 

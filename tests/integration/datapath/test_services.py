@@ -32,33 +32,12 @@ def translate(cluster: Cluster, node: str, match: str, backend: str, *, snat: bo
         cluster.nft(node, f"add rule ip proxy {chain} {match} {mark}dnat to {ADDRESSES[backend]}:{PORT}\n")
 
 
-def exchange(cluster: Cluster, client: str, backend: str, target: tuple[str, int]) -> str:
-    """TCP and UDP by way of ``target``; returns the client address that the backend saw."""
-    with (
-        traffic.listening(cluster, backend, PORT) as server,
-        traffic.connected(cluster, client, server, target) as (ask, answer),
-    ):
-        traffic.transfer(ask, answer, 300_000)
-        traffic.transfer(answer, ask, 300_000)
-        peer: str = answer.getpeername()[0]
-    with cluster.socket(backend, socket.SOCK_DGRAM) as sink, cluster.socket(client, socket.SOCK_DGRAM) as ask:
-        sink.bind(("0.0.0.0", PORT))
-        ask.connect(target)
-        for size in (10, 5000):
-            ask.send(bytes(size))
-            data, sender = sink.recvfrom(1 << 16)
-            assert (len(data), sender[0]) == (size, peer)
-            sink.sendto(data, sender)
-            assert len(ask.recv(1 << 16)) == size
-    return peer
-
-
 @pytest.mark.parametrize("cluster", EVERY_WAY, indirect=True)
 @pytest.mark.parametrize("backend", ["b", "c", "node2", "world"])
 def test_a_pod_reaches_a_service(service: Cluster, backend: str) -> None:
     for protocol in ("tcp", "udp"):
         translate(service, "node1", f"ip daddr {VIP} {protocol} dport 80", backend)
-    seen = exchange(service, "a", backend, (VIP, 80))
+    seen = traffic.exchange(service, "a", backend, PORT, (VIP, 80))
     assert seen == ADDRESSES["node1" if backend == "world" else "a"]
 
 
@@ -66,41 +45,41 @@ def test_a_pod_reaches_itself_through_a_service(service: Cluster) -> None:
     """kube-proxy masquerades a pod's packets to itself: the backend sees the node."""
     for protocol in ("tcp", "udp"):
         translate(service, "node1", f"ip daddr {VIP} {protocol} dport 80", "a", snat=True)
-    assert exchange(service, "a", "a", (VIP, 80)) == NODE1.ip
+    assert traffic.exchange(service, "a", "a", PORT, (VIP, 80)) == NODE1.ip
 
 
 @pytest.mark.parametrize("backend", ["a", "c", "node2"])
 def test_the_host_reaches_a_service(service: Cluster, backend: str) -> None:
     for protocol in ("tcp", "udp"):
         translate(service, "node1", f"ip daddr {VIP} {protocol} dport 80", backend)
-    assert exchange(service, "node1", backend, (VIP, 80)) == NODE1.ip
+    assert traffic.exchange(service, "node1", backend, PORT, (VIP, 80)) == NODE1.ip
 
 
 @pytest.mark.parametrize("backend", ["a", "c"])
 def test_the_world_reaches_a_node_port(service: Cluster, backend: str) -> None:
     for protocol in ("tcp", "udp"):
         translate(service, "node1", f"ip daddr {NODE1.ip} {protocol} dport {NODE_PORT}", backend, snat=True)
-    assert exchange(service, "world", backend, (NODE1.ip, NODE_PORT)) == NODE1.ip
+    assert traffic.exchange(service, "world", backend, PORT, (NODE1.ip, NODE_PORT)) == NODE1.ip
 
 
 def test_a_node_port_with_local_traffic_policy_keeps_the_clients_address(service: Cluster) -> None:
     for protocol in ("tcp", "udp"):
         translate(service, "node1", f"ip daddr {NODE1.ip} {protocol} dport {NODE_PORT}", "a")
-    assert exchange(service, "world", "a", (NODE1.ip, NODE_PORT)) == WORLD
+    assert traffic.exchange(service, "world", "a", PORT, (NODE1.ip, NODE_PORT)) == WORLD
 
 
 @pytest.mark.parametrize("backend", ["b", "c"])
 def test_a_pod_reaches_its_own_nodes_port(service: Cluster, backend: str) -> None:
     for protocol in ("tcp", "udp"):
         translate(service, "node1", f"ip daddr {NODE1.ip} {protocol} dport {NODE_PORT}", backend)
-    assert exchange(service, "a", backend, (NODE1.ip, NODE_PORT)) == ADDRESSES["a"]
+    assert traffic.exchange(service, "a", backend, PORT, (NODE1.ip, NODE_PORT)) == ADDRESSES["a"]
 
 
 @pytest.mark.parametrize("backend", ["a", "b", "c"])
 def test_a_pod_reaches_another_nodes_port(service: Cluster, backend: str) -> None:
     for protocol in ("tcp", "udp"):
         translate(service, "node2", f"ip daddr {NODE2.ip} {protocol} dport {NODE_PORT}", backend, snat=True)
-    assert exchange(service, "a", backend, (NODE2.ip, NODE_PORT)) == NODE2.ip
+    assert traffic.exchange(service, "a", backend, PORT, (NODE2.ip, NODE_PORT)) == NODE2.ip
 
 
 @pytest.mark.parametrize("backend", ["b", "c"])
@@ -122,10 +101,4 @@ def test_one_source_port_serves_direct_and_service_connections_in_turn(
     translate(service, "node1", f"ip daddr {VIP} tcp dport 80", backend)
     direct, by_service = (ADDRESSES[backend], PORT), (VIP, 80)
     targets = [direct, by_service] if order == "direct-first" else [by_service, direct]
-    with traffic.listening(service, backend, PORT) as server:
-        for target in targets * 3:
-            with traffic.connected(service, "a", server, target, sport=45678) as (ask, answer):
-                traffic.transfer(ask, answer, 10_000)
-                traffic.transfer(answer, ask, 10_000)
-                # Reset instead of closing: the port must be free for the next round at once.
-                ask.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    traffic.in_turn(service, "a", backend, PORT, targets * 3)

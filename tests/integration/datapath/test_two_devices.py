@@ -31,7 +31,7 @@ from tests.integration.datapath.cluster import (
     NODE_PORT as NODE_PORT_NUMBER,
 )
 from tests.integration.datapath.conftest import BY_MODE, EVERY_WAY
-from tests.integration.datapath.test_service_translation import exchange, expose
+from tests.integration.datapath.test_service_translation import PORT, expose
 
 OTHER_IP = "198.18.0.77"
 
@@ -150,7 +150,7 @@ def test_node_ports_are_masqueraded_by_device(
     homed: Cluster, services: dict[str, Services], client: str, address: str, backend: str, visible: str
 ) -> None:
     expose(services, ANY, NODE_PORT_NUMBER, backend, flags=NODE_PORT)
-    assert exchange(homed, client, backend, (address, NODE_PORT_NUMBER)) == visible
+    assert traffic.exchange(homed, client, backend, PORT, (address, NODE_PORT_NUMBER)) == visible
 
 
 def test_new_connections_follow_a_changed_address(homed: Cluster) -> None:

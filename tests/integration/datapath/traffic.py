@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.integration.datapath.cluster import ADDRESSES, Cluster
@@ -123,6 +123,42 @@ def udp(cluster: Cluster, source: str, destination: str, *, size: int = 1000) ->
         assert client.recv(1 << 16) == data
         found: tuple[str, int] = peer
         return found
+
+
+def exchange(
+    cluster: Cluster, client: str, backend: str, port: int, target: tuple[str, int], size: int = 300_000
+) -> str:
+    """TCP and UDP to a backend by way of ``target``; returns the client address that the backend saw."""
+    with (
+        listening(cluster, backend, port) as server,
+        connected(cluster, client, server, target) as (ask, answer),
+    ):
+        assert ask.getpeername() == target
+        transfer(ask, answer, size)
+        transfer(answer, ask, size)
+        peer: str = answer.getpeername()[0]
+    with cluster.socket(backend, socket.SOCK_DGRAM) as sink, cluster.socket(client, socket.SOCK_DGRAM) as ask:
+        sink.bind(("0.0.0.0", port))
+        for length in (10, 5000):
+            ask.sendto(bytes(length), target)
+            data, sender = sink.recvfrom(1 << 16)
+            assert (len(data), sender[0]) == (length, peer)
+            sink.sendto(data, sender)
+            assert ask.recvfrom(1 << 16) == (data, target), "the answer comes from whom was asked"
+    return peer
+
+
+def in_turn(
+    cluster: Cluster, client: str, backend: str, port: int, targets: Sequence[tuple[str, int]]
+) -> None:
+    """TCP to a backend by one target after the other, always from the same port."""
+    with listening(cluster, backend, port) as server:
+        for target in targets:
+            with connected(cluster, client, server, target, sport=45678) as (ask, answer):
+                transfer(ask, answer, 10_000)
+                transfer(answer, ask, 10_000)
+                # Reset instead of closing: the port must be free for the next round at once.
+                ask.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
 def checksum(data: bytes) -> int:
