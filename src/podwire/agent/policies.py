@@ -278,11 +278,11 @@ class Policies:
             if endpoint.identity and any(selectors.matches(rule.subject, endpoint.labels) for rule in rules)
         )
 
-    def identities(self) -> dict[str, Any]:
+    def identities(self) -> list[dict[str, Any]]:
         """Every identity that this node knows, for the REST API."""
         if self.controller is None or self._view is None:
-            return {"identities": []}
-        return {"identities": identity_list(self._view.world, self.controller.cidrs)}
+            return []
+        return identity_list(self._view.world, self.controller.cidrs)
 
     def endpoint(self, key: str, *, entries: bool = False) -> dict[str, Any]:
         """Identity, labels and policy of an endpoint, for the REST API; with ``entries`` its policy map."""

@@ -83,6 +83,10 @@ class PolicyMaps:
             if number >= FIRST_NUMBER and map_id != closed
         }
 
+    def all(self) -> dict[int, Contents]:
+        """What every number stands for that has a map. Raises BpfError or DatapathError."""
+        return {number: self.read(number) for number in sorted(self._present())}
+
     def read(self, number: int) -> Contents:
         """The entries under a number; none when it has no map. Raises BpfError or DatapathError."""
         map_id = self._open(POLICIES).get(number)

@@ -16,6 +16,8 @@ from .output import output_option, print_json
 from .rows import errors, print_rows
 
 Rows = list[dict[str, Any]]
+FIRST_LOCAL = 1 << 24
+"""Identities from here on are shown in hexadecimal: prefixes of this node, classes of one map."""
 
 
 @click.group("bpf")
@@ -48,6 +50,45 @@ def read_metrics() -> Rows:
     return [*drops, *(row for row in forwards if row["reason"] != "max")]
 
 
+def read_policies() -> Rows:
+    """Entries of every policy map, by policy number. What a rule is called only the agent knows."""
+    from podwire.agent.policy_maps import PolicyMaps
+    from podwire.agent.policy_report import DIRECTIONS, MATCHES, PROTOCOLS, map_ports
+    from podwire.agent.policy_tables import Block, decode, match_of
+
+    rows: Rows = []
+    for number, entries in PolicyMaps(Datapath().map).all().items():
+        for item in decode(entries):
+            if isinstance(item, Block):
+                rows.append(
+                    {
+                        "policy": number,
+                        "direction": DIRECTIONS[item.key.direction],
+                        "peer": f"{item.key.prefix} is class {item.identity:#x}",
+                        "protocol": "",
+                        "ports": "",
+                        "verdict": "",
+                        "match": "",
+                        "rule": "",
+                    }
+                )
+                continue
+            key, value = item
+            rows.append(
+                {
+                    "policy": number,
+                    "direction": DIRECTIONS[key.direction],
+                    "peer": str(key.identity) if key.identity < FIRST_LOCAL else f"{key.identity:#x}",
+                    "protocol": PROTOCOLS.get(key.protocol, str(key.protocol)),
+                    "ports": map_ports(key),
+                    "verdict": "deny" if value.deny else "allow",
+                    "match": MATCHES[match_of(key)],
+                    "rule": value.rule,
+                }
+            )
+    return rows
+
+
 def read_programs() -> Rows:
     """The pinned programs."""
     return [asdict(program) for program in Datapath().status().programs]
@@ -68,6 +109,7 @@ _LISTS: dict[str, tuple[Callable[[], Rows], str]] = {
     "backend": (lambda: read_map("podwire_backends4"), "Backends by list and index"),
     "affinity": (lambda: read_map("podwire_affinity4"), "Clients and the backends they must come back to"),
     "socket": (lambda: read_map("podwire_sock_reverse4"), "Sockets: backends, and the frontends asked for"),
+    "policy": (read_policies, "Entries of policy maps; peer 0 is everybody"),
     "slot": (read_slots, "Revisions of endpoints; slot 0 is everything else"),
     "program": (read_programs, "Loaded programs"),
 }

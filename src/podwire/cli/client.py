@@ -41,6 +41,10 @@ class AgentClient:
         """The decoded answer. Raises AgentError."""
         return self._request("PUT", resource, body, (200,))
 
+    def post(self, resource: str, body: dict[str, Any]) -> Any:
+        """The decoded answer. Raises AgentError."""
+        return self._request("POST", resource, body, (200,))
+
     def _request(self, method: str, resource: str, body: Any, accept: tuple[int, ...]) -> Any:
         connection = _UnixConnection(self.path, self._timeout)
         try:

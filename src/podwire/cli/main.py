@@ -24,8 +24,14 @@ _COMMANDS = {
         "Check this node's network; exit status 1 when a check fails.",
     ),
     "host-routing": ("podwire.cli.host_routing", "host_routing", "Show or switch the host-routing mode."),
+    "identity": ("podwire.cli.identity", "identity", "Show identities and the labels they stand for."),
     "metrics": ("podwire.cli.metrics", "metrics", "Show forwarded and dropped packets."),
-    "monitor": ("podwire.cli.monitor", "monitor", "Show dropped packets or translated connections."),
+    "monitor": (
+        "podwire.cli.monitor",
+        "monitor",
+        "Show dropped packets, verdicts of policies, new connections.",
+    ),
+    "policy": ("podwire.cli.policy", "policy", "Show network policies, and why a connection may (not) be."),
     "service": ("podwire.cli.service", "service", "Show services, their frontends and backends."),
     "status": ("podwire.cli.status", "status", "Show how the agent and the datapath are doing."),
 }

@@ -104,6 +104,7 @@ ANSWERS: dict[str, tuple[int, Any]] = {
         200,
         {"endpoints": [ENDPOINT, {**ENDPOINT, "address": "10.1.1.3", "container_id": "ff"}]},
     ),
+    "/v1/endpoints/10.1.1.2": (200, ENDPOINT),
     "/v1/health?probe=1": (
         503,
         {"ok": False, "checks": [{"name": "pod", "ok": False, "detail": "no answer"}]},
@@ -261,8 +262,10 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         "endpoint",
         "health",
         "host-routing",
+        "identity",
         "metrics",
         "monitor",
+        "policy",
         "service",
         "status",
     ],
