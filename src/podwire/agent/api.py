@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ async def _serve_cni(agent: Agent, request: cni.Request) -> dict[str, Any] | Non
     if request.command == "add":
         agent.counters["cni_add"] += 1
         started = time.monotonic()
-        result = await agent.run(endpoints.add, request)
+        result = await agent.run_waiting(endpoints.add, request)
         took = (time.monotonic() - started) * 1000
         log.info("ADD %s: %s in %.0f ms", _who(request), result["ips"][0]["address"], took)
         return result
@@ -145,6 +146,12 @@ def rest_app(agent: Agent) -> web.Application:
     app.router.add_get("/v1/status", rest.status)
     app.router.add_get("/v1/health", rest.health)
     app.router.add_get("/v1/endpoints", rest.endpoints)
+    app.router.add_get("/v1/endpoints/{address}", rest.endpoint)
+    app.router.add_get("/v1/policies", rest.policies)
+    app.router.add_get("/v1/policies/{kind}/{name}", rest.policy)
+    app.router.add_get("/v1/policies/{kind}/{namespace}/{name}", rest.policy)
+    app.router.add_get("/v1/identities", rest.identities)
+    app.router.add_get("/v1/identities/{number}", rest.identity)
     app.router.add_get("/v1/services", rest.services)
     app.router.add_get("/v1/services/{namespace}/{name}", rest.service)
     app.router.add_get("/v1/drops", rest.drops)
@@ -193,7 +200,38 @@ class Rest:
         endpoints = self._agent.endpoints
         if endpoints is None:
             raise web.HTTPServiceUnavailable(text=f"not ready: {'; '.join(self._agent.reasons())}")
-        return web.json_response({"endpoints": [endpoint_json(endpoint) for endpoint in endpoints.all()]})
+        policies = self._agent.policies
+        found = [{**endpoint_json(item), **policies.endpoint(item.key)} for item in endpoints.all()]
+        return web.json_response({"endpoints": found})
+
+    async def endpoint(self, request: web.Request) -> web.Response:
+        address, endpoints = request.match_info["address"], self._agent.endpoints
+        for item in endpoints.all() if endpoints is not None else ():
+            if item.address == address:
+                more = await self._agent.run(partial(self._agent.policies.endpoint, item.key, entries=True))
+                return web.json_response({**endpoint_json(item), **more})
+        raise web.HTTPNotFound(text=f"there is no endpoint with address {address}")
+
+    async def policies(self, _request: web.Request) -> web.Response:
+        return web.json_response(await self._agent.run(self._agent.policies.listed))
+
+    async def policy(self, request: web.Request) -> web.Response:
+        names = (request.match_info.get(name) for name in ("kind", "namespace", "name"))
+        key = "/".join(name for name in names if name)
+        value = await self._agent.run(self._agent.policies.details, key)
+        if value is None:
+            raise web.HTTPNotFound(text=f"there is no policy {key}")
+        return web.json_response(value)
+
+    async def identities(self, _request: web.Request) -> web.Response:
+        return web.json_response({"identities": await self._agent.run(self._agent.policies.identities)})
+
+    async def identity(self, request: web.Request) -> web.Response:
+        number = request.match_info["number"]
+        for item in await self._agent.run(self._agent.policies.identities):
+            if str(item["identity"]) == number:
+                return web.json_response(item)
+        raise web.HTTPNotFound(text=f"this node knows no identity {number}")
 
     async def services(self, _request: web.Request) -> web.Response:
         return web.json_response(await self._agent.run(self._agent.services.listed))
@@ -226,12 +264,15 @@ class Rest:
         return web.json_response(await self._agent.metrics())
 
     async def host_routing(self, request: web.Request) -> web.Response:
-        try:
-            body = await request.json()
-        except ValueError as error:
-            raise web.HTTPBadRequest(text=f"the request is not JSON: {error}") from error
-        mode, dry_run = parse_host_routing(body)
+        mode, dry_run = parse_host_routing(await _json_body(request))
         return web.json_response(await self._agent.set_host_routing(mode, dry_run=dry_run))
+
+
+async def _json_body(request: web.Request) -> Any:
+    try:
+        return await request.json()
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=f"the request is not JSON: {error}") from error
 
 
 def parse_host_routing(body: Any) -> tuple[str, bool]:
