@@ -84,19 +84,39 @@ int podwire_from_pod(struct __sk_buff *skb)
 }
 
 /* Out of the stack, but no program routed it this way: the host sent it, or netfilter translated it, and must
- * see the answers. */
-static __noinline int to_pod_untracked4(struct podwire_packet *packet)
+ * see the answers. Returns 0 or a refusal. */
+static __noinline int to_pod_untracked4(struct __sk_buff *skb, struct podwire_packet *packet)
 {
 	struct podwire_local4 source, destination;
-	struct podwire_ct4 decision = { .flags = PODWIRE_CT_VIA_STACK };
+	struct podwire_ct4 *decision = scratch_decision();
 
+	if (!decision)
+		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);
+	decision->flags = PODWIRE_CT_VIA_STACK;
 	local4_read(packet->tuple.destination_address, &destination);
+	/* Not an endpoint yet, or not any more: nobody knows what it may receive. */
 	if (!local4_is_pod(&destination))
-		return 0; /* not an endpoint yet, or not any more: nothing to remember */
+		return cfg_policy ? refuse(packet, PODWIRE_DROP_STALE_OR_UNROUTABLE) : 0;
 	local4_read(packet->tuple.source_address, &source);
 	if (local4_is_pod(&source))
-		decision.ifindex = source.ifindex;
-	return ct4_record(packet, &decision, &source, &destination);
+		decision->ifindex = source.ifindex;
+	return record4(skb, packet, decision, &source, &destination);
+}
+
+/* The same for an ICMP error. */
+static __noinline int to_pod_error4(struct __sk_buff *skb, struct podwire_packet *packet)
+{
+	struct podwire_local4 source, destination;
+	struct podwire_quoted4 quoted;
+	int ret = quoted4_read(skb, packet, &quoted);
+
+	if (ret)
+		return ret;
+	local4_read(packet->tuple.destination_address, &destination);
+	if (!local4_is_pod(&destination))
+		return refuse(packet, PODWIRE_DROP_STALE_OR_UNROUTABLE);
+	local4_read(packet->tuple.source_address, &source);
+	return conclude_error4(skb, packet, &quoted, &source, &destination);
 }
 
 static __always_inline int to_pod4(struct __sk_buff *skb, struct podwire_packet *packet)
@@ -124,14 +144,15 @@ static __always_inline int to_pod4(struct __sk_buff *skb, struct podwire_packet 
 			return pass_seen(skb, PODWIRE_SEEN_NOTHING);
 		}
 	}
-	if (!(packet->flags & PACKET_ICMP_ERROR)) {
-		if (entry && (entry->flags & PODWIRE_CT_VIA_STACK) && !packet_is_syn(packet)) {
-			ct4_touch(entry, packet);
-		} else {
-			ret = to_pod_untracked4(packet);
-			if (ret)
-				return ret;
-		}
+	if (packet->flags & PACKET_ICMP_ERROR) {
+		ret = cfg_policy ? to_pod_error4(skb, packet) : 0;
+		if (ret)
+			return ret;
+	} else if (!(entry && (entry->flags & PODWIRE_CT_VIA_STACK) && !packet_is_syn(packet) &&
+		     (!cfg_policy || ct4_revisions_current(entry)) && ct4_touch(entry, packet))) {
+		ret = to_pod_untracked4(skb, packet);
+		if (ret)
+			return ret;
 	}
 	count_forward(skb, PODWIRE_FORWARD_POD_TRANSLATED);
 	return pass_seen(skb, PODWIRE_SEEN_NOTHING);

@@ -215,31 +215,43 @@ static __noinline int to_netdev_host4(struct __sk_buff *skb, struct podwire_pack
 
 /* A pod's packet that leaves the node out of the stack, and that no program routed this way: netfilter
  * translated its destination, and must see the answers. Sets `masquerade`. Returns 0 or a refusal. */
-static __noinline int to_netdev_untracked4(struct podwire_packet *packet, const struct podwire_local4 *source,
-					   bool *masquerade)
+static __noinline int to_netdev_untracked4(struct __sk_buff *skb, struct podwire_packet *packet,
+					   const struct podwire_local4 *source, bool *masquerade)
 {
-	struct podwire_ct4 decision = { .ifindex = source->ifindex, .flags = PODWIRE_CT_VIA_STACK };
+	struct podwire_ct4 *decision = scratch_decision();
 	struct podwire_local4 destination;
 	int ret;
 
+	if (!decision)
+		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);
+	decision->ifindex = source->ifindex;
+	decision->flags = PODWIRE_CT_VIA_STACK;
 	local4_read(packet->tuple.destination_address, &destination);
 	if (masquerade4_wanted(packet->tuple.destination_address))
-		decision.flags |= PODWIRE_CT_MASQUERADE;
-	ret = ct4_record(packet, &decision, source, &destination);
-	*masquerade = decision.flags & PODWIRE_CT_MASQUERADE;
+		decision->flags |= PODWIRE_CT_MASQUERADE;
+	ret = record4(skb, packet, decision, source, &destination);
+	*masquerade = decision->flags & PODWIRE_CT_MASQUERADE;
 	return ret;
 }
 
-/* An ICMP error that a pod sends to the world: masqueraded if the connection it quotes is. Returns 0 or a
- * refusal. */
+/* An ICMP error that a pod sends to the world: masqueraded if the connection it quotes is. Set
+ * `masquerade` says that from_pod has judged it. Returns 0 or a refusal. */
 static __noinline int to_netdev_error4(struct __sk_buff *skb, struct podwire_packet *packet, bool *masquerade)
 {
+	struct podwire_local4 source, destination;
 	struct podwire_quoted4 quoted;
 	const struct podwire_ct4 *entry;
 	int ret = quoted4_read(skb, packet, &quoted);
 
 	if (ret)
 		return ret;
+	if (cfg_policy && !*masquerade) {
+		local4_read(packet->tuple.source_address, &source);
+		local4_read(packet->tuple.destination_address, &destination);
+		ret = conclude_error4(skb, packet, &quoted, &source, &destination);
+		if (ret)
+			return ret;
+	}
 	*masquerade = *masquerade || masquerade4_wanted(packet->tuple.destination_address);
 	/* Opened from outside to the pod's own address: the peer knows it by that. */
 	entry = bpf_map_lookup_elem(&podwire_ct4, &quoted.tuple);
@@ -283,7 +295,7 @@ static __always_inline int to_netdev4(struct __sk_buff *skb, struct podwire_pack
 	if (packet->flags & PACKET_ICMP_ERROR)
 		ret = to_netdev_error4(skb, packet, &masquerade);
 	else if (!masquerade)
-		ret = to_netdev_untracked4(packet, &source, &masquerade);
+		ret = to_netdev_untracked4(skb, packet, &source, &masquerade);
 	if (ret)
 		return ret;
 	if (masquerade) {

@@ -28,6 +28,8 @@ const volatile __u16 cfg_nat_port_max = 65535;
 const volatile __u32 cfg_mtu = 1500;
 /* 1: packets from pods to destinations outside the cluster leave with the node's address. */
 const volatile __u8 cfg_masquerade = 1;
+/* 1: endpoints' policies are enforced. After switching it on, every slot's revision must be bumped. */
+const volatile __u8 cfg_policy = 1;
 /* Drop events per second and CPU; 0 sends none. The counters always count. */
 const volatile __u32 cfg_event_rate = 100;
 

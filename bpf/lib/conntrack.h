@@ -49,13 +49,18 @@ static __always_inline bool ct4_mode_current(const struct podwire_ct4 *entry,
 	return differs == PODWIRE_CT_EBPF_ROUTING && !ebpf_host_routing() && invalid_as_first(packet);
 }
 
+/* Has nothing changed at either end since the entry was decided? */
+static __always_inline bool ct4_revisions_current(const struct podwire_ct4 *entry)
+{
+	return slot_revision(entry->source_slot) == entry->source_revision &&
+	       slot_revision(entry->destination_slot) == entry->destination_revision;
+}
+
 /* May this packet follow the entry? `ifindex` is the interface it came from, 0 for a device of the node. */
 static __always_inline bool ct4_current(const struct podwire_ct4 *entry, const struct podwire_packet *packet,
 					__u32 ifindex)
 {
-	return entry->ifindex == ifindex && ct4_mode_current(entry, packet) &&
-	       slot_revision(entry->source_slot) == entry->source_revision &&
-	       slot_revision(entry->destination_slot) == entry->destination_revision;
+	return entry->ifindex == ifindex && ct4_mode_current(entry, packet) && ct4_revisions_current(entry);
 }
 
 static __always_inline __u8 ct4_next_state(const struct podwire_packet *packet)
@@ -131,11 +136,17 @@ static __always_inline void ct4_inherit(const struct podwire_packet *packet, str
 {
 	__u8 via_stack;
 
+	/* Both ends spoke at once, and each CPU took the other's packet for the answer: neither is one. */
+	if (old && old_reverse && !((old->flags | old_reverse->flags) & PODWIRE_CT_ORIGINAL))
+		decision->flags |= PODWIRE_CT_ORIGINAL;
 	if (old && ct4_over(old, packet->tuple.protocol, decision->decided))
 		old = NULL;
 	if (old_reverse && ct4_over(old_reverse, packet->tuple.protocol, decision->decided))
 		old_reverse = NULL;
 
+	/* Nobody answers with an echo request. */
+	if (packet->flags & PACKET_ICMP_ECHO)
+		decision->flags |= PODWIRE_CT_ORIGINAL;
 	if (packet_is_syn(packet)) {
 		decision->flags |= PODWIRE_CT_ORIGINAL;
 		if ((old && old->state == PODWIRE_CT_STATE_CLOSING) ||
@@ -200,8 +211,12 @@ static __always_inline void ct4_reverse_decision(const struct podwire_tuple4 *tu
 	reverse->decided = decision->decided;
 	reverse->last_seen = decision->decided;
 	reverse->flags = decision->flags & (PODWIRE_CT_VIA_STACK | CT_MODES);
-	if (!(decision->flags & PODWIRE_CT_ORIGINAL))
+	if (!(decision->flags & PODWIRE_CT_ORIGINAL)) {
 		reverse->flags |= PODWIRE_CT_ORIGINAL;
+		/* What is answered here was allowed once; whether it still is shows when more of it comes. */
+		if (cfg_policy)
+			reverse->ifindex = PODWIRE_IFINDEX_UNDECIDED;
+	}
 	if (cfg_services && (decision->flags & CT_ANY_TRANSLATION)) {
 		reverse->flags |= decision->flags & PODWIRE_CT_TRANSLATED ? PODWIRE_CT_TRANSLATED_BACK
 									  : PODWIRE_CT_TRANSLATED;
@@ -222,17 +237,14 @@ static __always_inline void ct4_reverse_decision(const struct podwire_tuple4 *tu
 	}
 }
 
-/* Complete `decision` with what is known about the connection and remember it, with an entry for the answers
- * if there is none that fits. The caller has set: ifindex, delivery and its parameters, flags.
- * Returns 0 or a refusal. */
-static __noinline int ct4_record(struct podwire_packet *packet, struct podwire_ct4 *decision,
-				 const struct podwire_local4 *source,
-				 const struct podwire_local4 *destination)
+/* Complete `decision` with what is known about the connection. The caller has set: ifindex, delivery and its
+ * parameters, flags. Returns whether the answers need an entry, too, because there is none that fits. */
+static __noinline bool ct4_complete(struct podwire_packet *packet, struct podwire_ct4 *decision,
+				    const struct podwire_local4 *source,
+				    const struct podwire_local4 *destination)
 {
 	struct podwire_tuple4 reversed;
-	struct podwire_ct4 reverse;
 	const struct podwire_ct4 *old, *old_reverse;
-	bool write_reverse;
 
 	ct4_answers(&packet->tuple, decision, &reversed);
 	old = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
@@ -263,16 +275,27 @@ static __noinline int ct4_record(struct podwire_packet *packet, struct podwire_c
 		decision->flags &= ~PODWIRE_CT_MASQUERADE;
 
 	/* Echo requests that have met netfilter take the replies with them. */
-	write_reverse =
-		!old_reverse || packet_is_syn(packet) ||
-		(packet->tuple.protocol == IPPROTO_ICMP &&
-		 ((old_reverse->flags ^ ct4_mode_flag()) & PODWIRE_CT_EBPF_ROUTING)) ||
-		((decision->flags & PODWIRE_CT_VIA_STACK) && !(old_reverse->flags & PODWIRE_CT_VIA_STACK)) ||
-		(cfg_services && !ct4_answers_fit(&packet->tuple, decision, old, old_reverse));
+	return !old_reverse || packet_is_syn(packet) ||
+	       (packet->tuple.protocol == IPPROTO_ICMP &&
+		((old_reverse->flags ^ ct4_mode_flag()) & PODWIRE_CT_EBPF_ROUTING)) ||
+	       ((packet->flags & PACKET_ICMP_ECHO) && (old_reverse->flags & PODWIRE_CT_ORIGINAL)) ||
+	       ((decision->flags & PODWIRE_CT_VIA_STACK) && !(old_reverse->flags & PODWIRE_CT_VIA_STACK)) ||
+	       (cfg_services && !ct4_answers_fit(&packet->tuple, decision, old, old_reverse));
+}
+
+/* Remember a completed decision, and with `answers` what its answers need. Returns 0 or a refusal. */
+static __noinline int ct4_write(struct podwire_packet *packet, const struct podwire_ct4 *decision,
+				const struct podwire_local4 *source, const struct podwire_local4 *destination,
+				bool answers)
+{
+	struct podwire_tuple4 reversed;
+	struct podwire_ct4 reverse;
+
 	if (bpf_map_update_elem(&podwire_ct4, &packet->tuple, decision, BPF_ANY))
 		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);
-	if (!write_reverse)
+	if (!answers)
 		return 0;
+	ct4_answers(&packet->tuple, decision, &reversed);
 	ct4_reverse_decision(&packet->tuple, decision, source, destination, &reverse);
 	if (bpf_map_update_elem(&podwire_ct4, &reversed, &reverse, BPF_ANY))
 		return refuse(packet, PODWIRE_DROP_CT_INSERT_FAILED);

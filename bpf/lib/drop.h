@@ -10,6 +10,7 @@
 #include "drop_reasons.h"
 #include "event_budget.h"
 #include "events.h"
+#include "judgement.h"
 #include "metrics.h"
 #include "parse.h"
 
@@ -19,6 +20,29 @@ static __always_inline __u8 program_direction(__u8 program)
 	return program == PODWIRE_PROGRAM_FROM_POD || program == PODWIRE_PROGRAM_TO_NETDEV
 		       ? PODWIRE_DIRECTION_EGRESS
 		       : PODWIRE_DIRECTION_INGRESS;
+}
+
+/* A policy's refusal has the direction of the end that refused: the other one lets the packet pass. */
+static __always_inline __u8 drop_direction(const struct podwire_packet *packet)
+{
+	return packet->refused ? packet->refused : program_direction(packet->program);
+}
+
+/* Let the event of a packet that a policy refused say what was judged. */
+static __always_inline void explain_refusal(struct podwire_event *event)
+{
+	const struct podwire_judgement *judgement = scratch_judgement();
+
+	if (!judgement)
+		return;
+	*(__be32 *)event->source_address = judgement->source_address;
+	*(__be32 *)event->destination_address = judgement->destination_address;
+	event->source_port = judgement->source_port;
+	event->destination_port = judgement->destination_port;
+	event->source_identity = judgement->source_identity;
+	event->destination_identity = judgement->destination_identity;
+	event->rule = judgement->rule;
+	event->policy = judgement->policy;
 }
 
 /* Report that a packet to a service opened a connection, and what `rewrite` makes of it. */
@@ -80,7 +104,7 @@ static __always_inline void send_drop_event(struct __sk_buff *skb, const struct 
 	event->version = PODWIRE_EVENT_VERSION;
 	event->type = PODWIRE_EVENT_DROP;
 	event->reason = reason;
-	event->direction = program_direction(packet->program);
+	event->direction = drop_direction(packet);
 	event->program = packet->program;
 	event->line = packet->line;
 	event->ether_type = bpf_ntohs(skb->protocol);
@@ -96,6 +120,8 @@ static __always_inline void send_drop_event(struct __sk_buff *skb, const struct 
 		*(__be32 *)event->destination_address = packet->tuple.destination_address;
 		event->source_port = packet->tuple.source_port;
 		event->destination_port = packet->tuple.destination_port;
+		if (packet->refused)
+			explain_refusal(event);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		event->family = 6;
 		/* Past the end of a short frame the fields stay 0. */
@@ -113,7 +139,7 @@ static __noinline int drop(struct __sk_buff *skb, const struct podwire_packet *p
 {
 	__u8 reason = -refusal;
 
-	count_drop(reason, program_direction(packet->program), skb->len);
+	count_drop(reason, drop_direction(packet), skb->len);
 	if (cfg_event_rate)
 		send_drop_event(skb, packet, reason);
 	return TC_ACT_SHOT;

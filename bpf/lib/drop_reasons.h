@@ -11,7 +11,7 @@ enum podwire_drop_reason {
 	PODWIRE_DROP_NONE = 0,
 	/* 130, 131 reserved (retired): invalid source or destination MAC */
 	PODWIRE_DROP_INVALID_SOURCE_IP = 132,
-	PODWIRE_DROP_POLICY = 133, /* reserved for policies */
+	PODWIRE_DROP_POLICY = 133, /* the policy in force allows no such flow */
 	PODWIRE_DROP_INVALID_PACKET = 134,
 	PODWIRE_DROP_CT_INVALID_HEADER = 135,
 	/* 136 reserved: the stack answers "fragmentation needed" here */
@@ -42,7 +42,9 @@ enum podwire_drop_reason {
 	PODWIRE_DROP_FRAGMENT_NOT_FOUND = 175,
 	PODWIRE_DROP_FORBIDDEN_ICMP6 = 176,
 	PODWIRE_DROP_NOT_IN_SOURCE_RANGE = 177,
-	/* 178 to 205 reserved: load balancing, policies, SRv6, proxies, TTL (the stack answers that here) */
+	/* 178 to 180 reserved: load balancing, proxies */
+	PODWIRE_DROP_POLICY_DENY = 181, /* a deny rule names the flow */
+	/* 182 to 205 reserved: SRv6, authentication, proxies, TTL (the stack answers that here) */
 };
 
 EXPORT_TYPE(enum podwire_drop_reason, drop_reason);

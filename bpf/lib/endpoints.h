@@ -7,9 +7,12 @@
 
 /* The node's own address: ifindex, slot and MAC address are 0, packets go to the stack. */
 #define PODWIRE_ENDPOINT_HOST (1U << 0)
+/* What its policy refuses passes, and is reported. */
+#define PODWIRE_ENDPOINT_AUDIT (1U << 1)
 
 enum podwire_endpoint_flags {
 	PODWIRE_ENDPOINT_FLAG_HOST = PODWIRE_ENDPOINT_HOST,
+	PODWIRE_ENDPOINT_FLAG_AUDIT = PODWIRE_ENDPOINT_AUDIT,
 };
 
 struct podwire_endpoint4_key {
@@ -24,8 +27,9 @@ struct podwire_endpoint4 {
 	__u32 identity;	    /* security identity, 0 = unknown */
 	__u8 mac[ETH_ALEN]; /* the pod's own MAC address */
 	__u8 pad[2];
+	__u32 policy; /* index into podwire_policies; 0 = none: everything passes */
 };
-ASSERT_SIZE(struct podwire_endpoint4, 24);
+ASSERT_SIZE(struct podwire_endpoint4, 28);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

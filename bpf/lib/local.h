@@ -12,6 +12,7 @@ struct podwire_local4 {
 	__u32 revision;
 	__u32 flags;
 	__u32 identity;
+	__u32 policy;
 	__u8 mac[ETH_ALEN];
 	__u8 found; /* 0: not an address of this node; slot and revision are slot 0's */
 	__u8 pad;
@@ -48,6 +49,7 @@ static __noinline int local4_read(__be32 address, struct podwire_local4 *local)
 	local->ifindex = endpoint->ifindex;
 	local->flags = endpoint->flags;
 	local->identity = endpoint->identity;
+	local->policy = endpoint->policy;
 	__builtin_memcpy(local->mac, endpoint->mac, ETH_ALEN);
 	return 0;
 }

@@ -55,7 +55,9 @@ struct podwire_packet {
 	__u8 tcp_flags;
 	__u8 flags;   /* enum podwire_packet_flags */
 	__u8 program; /* enum podwire_program */
-	__u8 pad[3];
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 refused; /* enum podwire_direction, when a policy refused the packet */
 };
 
 /* Every refusal goes through here: functions return it, programs end in drop(). */
@@ -98,6 +100,8 @@ static __noinline int frag4_ports(struct podwire_packet *packet, __be16 id)
 static __always_inline int parse_icmp4(struct podwire_packet *packet, const __u8 *icmp)
 {
 	packet->l4_length = 8;
+	packet->icmp_type = icmp[0];
+	packet->icmp_code = icmp[1];
 	switch (icmp[0]) {
 	case ICMP4_ECHO:
 		packet->flags |= PACKET_ICMP_ECHO;

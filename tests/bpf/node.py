@@ -28,7 +28,7 @@ VIA_STACK, MASQUERADED, EBPF_ROUTING, ORIGINAL = 1, 2, 4, 8
 STACK, PEER, NEIGH = 0, 1, 2
 DIRECTIONS = {"from_pod": 2, "to_pod": 1, "from_netdev": 1, "to_netdev": 2}
 
-EVENTS = {1: "podwire_event", 7: "podwire_translate_event"}
+EVENTS = {1: "podwire_event", 5: "podwire_verdict_event", 7: "podwire_translate_event"}
 """Records by their second byte, the type."""
 
 CLONE_NEWNET = 0x40000000
@@ -71,7 +71,7 @@ PODS = (POD_A, POD_B)
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one packet: verdict, bytes, counters that moved, events of drops and translations."""
+    """What became of one packet: verdict, bytes, counters that moved, events by kind."""
 
     verdict: int
     packet: Packet
@@ -79,6 +79,7 @@ class Result:
     drops: dict[tuple[int, int], int]
     events: list[dict[str, Any]] = field(default_factory=list)
     translations: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def reason(self) -> int | None:
@@ -146,6 +147,8 @@ class Loaded:
                     found.set_many((key, zero) for key in range(found.info.max_entries))
                 else:
                     found.set_many((key, zero) for key, value in found.items() if any(value.values()))
+            elif found.info.type == MapType.ARRAY_OF_MAPS:
+                found.delete_many([key for key, inner in found.items() if inner])
             elif found.info.type != MapType.RINGBUF:
                 found.clear()
 
@@ -251,14 +254,16 @@ class Node:
 
     # -- what the agent does -------------------------------------------------------------------------
 
-    def add(self, pod: Pod) -> None:
-        """Make ``pod`` known, then bump its revision: the order the datapath relies on."""
+    def add(self, pod: Pod, **values: int) -> None:
+        """Make ``pod`` known (``values``: identity, policy, flags), then bump its revision: the order the
+        datapath relies on."""
         self.maps["podwire_endpoints4"].set(
             {"address": number(pod.address)},
             {
                 "ifindex": device_index(pod.device),
                 "slot": pod.slot,
                 "mac": bytes.fromhex(pod.mac.replace(":", "")),
+                **values,
             },
         )
         self.bump(pod.slot)
@@ -271,11 +276,11 @@ class Node:
         slots = self.maps["podwire_slots"]
         slots.set(slot, {"revision": slots.get(slot)["revision"] + 1})
 
-    def know(self, prefix: str, flags: int, next_hop: str = "0.0.0.0") -> None:
+    def know(self, prefix: str, flags: int, next_hop: str = "0.0.0.0", identity: int = 0) -> None:
         network = ipaddress.ip_network(prefix)
         self.maps["podwire_ipcache4"].set(
             {"prefix_length": network.prefixlen, "address": int(network.network_address)},
-            {"flags": flags, "next_hop": number(next_hop)},
+            {"flags": flags, "next_hop": number(next_hop), "identity": identity},
         )
         self.bump(0)
 
@@ -312,6 +317,7 @@ class Node:
             moved(drops, self._drops()),
             [event for event in events if event["type"] == 1],
             [event for event in events if event["type"] == 7],
+            [event for event in events if event["type"] == 5],
         )
 
     def _seen_before(self, name: str, seen: int) -> Program:

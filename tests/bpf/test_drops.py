@@ -90,7 +90,7 @@ def test_refused_out_of_the_stack(either: Node) -> None:
 def test_an_event_says_what_was_dropped_and_where(node: Node) -> None:
     packet = of(POD_A) / tcp("10.1.1.200", REMOTE_POD, 40000, 80)
     (event,) = node.from_pod(packet).events
-    assert event["version"] == 1 and event["type"] == 1
+    assert event["version"] == 2 and event["type"] == 1
     assert (event["reason"], event["direction"], event["program"]) == (132, DIRECTIONS["from_pod"], 1)
     assert (event["family"], event["protocol"], event["ether_type"]) == (4, 6, 0x0800)
     assert event["source_address"] == bytes([10, 1, 1, 200]) + bytes(12)

@@ -39,8 +39,11 @@ class DatapathConfig:
     """Largest IP packet in bytes; larger ones take the stack, which fragments or reports."""
     masquerade: bool = True
     """Give packets that leave the cluster an address of the node."""
+    policy: bool = True
+    """Enforce the policies of endpoints. Off, the programs do not know of any."""
     event_rate: int = 100
-    """Drop events per second and CPU; 0 turns events off, counters always count."""
+    """Drop events per second and CPU, and as many of each other kind; 0 turns events off, counters always
+    count."""
     attach: str = "auto"
     """``auto`` (tcx where the kernel has it), ``tcx`` or ``clsact``."""
     map_entries: Mapping[str, int] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class DatapathConfig:
             "cfg_nat_port_max": self.nat_port_max,
             "cfg_mtu": self.mtu,
             "cfg_masquerade": int(self.masquerade),
+            "cfg_policy": int(self.policy),
             "cfg_event_rate": self.event_rate,
             **self.services.constants(host_netns_cookie),
         }

@@ -18,6 +18,7 @@ const volatile __u16 cfg_nat_port_min = 0;
 const volatile __u16 cfg_nat_port_max = 0;
 const volatile __u32 cfg_mtu = 0;
 const volatile __u8 cfg_masquerade = 0;
+const volatile __u8 cfg_policy = 0;
 const volatile __u32 cfg_event_rate = 0;
 const volatile __u8 cfg_services = 0;
 const volatile __u16 cfg_node_port_min = 0;
