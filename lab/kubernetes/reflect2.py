@@ -1,8 +1,8 @@
 """Bring a library in the source of Kubernetes up to the compiler's Go.
 
 The version of reflect2 that Kubernetes 1.20 carries calls a function of the runtime whose parameters changed
-in Go 1.18. Whatever walks a map with it crashes, such as an API server that gets a custom resource. Debian has
-the version that knows both.
+in Go 1.18. Whatever walks a map with it crashes, such as an API server that gets a custom resource. Debian
+has the version that knows both.
 """
 
 from __future__ import annotations
