@@ -179,9 +179,10 @@ def entries(draw: st.DrawFn) -> Entry:
 
 
 @st.composite
-def rules(draw: st.DrawFn, names: st.SearchStrategy[str] | None = None) -> Rule:
-    """A rule that selects some of the pods, mostly."""
-    name = draw(names if names is not None else st.sampled_from("abcdef"))
-    subject = draw(st.one_of(st.just(Selector()), st.just(Selector()), selectors))
-    closed = draw(st.frozensets(st.sampled_from(Direction)))
-    return Rule(Origin("Test", "", name), subject, tuple(draw(st.lists(entries(), max_size=4))), closed)
+def rules(draw: st.DrawFn, full: bool = False) -> Rule:
+    """A rule that selects some of the pods, mostly. ``full``: all of them, and it closes both directions."""
+    name = draw(st.sampled_from("abcdef"))
+    subject = Selector() if full else draw(st.one_of(st.just(Selector()), st.just(Selector()), selectors))
+    closed = frozenset(Direction) if full else draw(st.frozensets(st.sampled_from(Direction)))
+    said = draw(st.lists(entries(), min_size=2 if full else 0, max_size=4))
+    return Rule(Origin("Test", "", name), subject, tuple(said), closed)

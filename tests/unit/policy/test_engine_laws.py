@@ -65,7 +65,6 @@ steps: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("service moves"), st.sampled_from(SERVICES)),
     st.tuples(st.just("no service"), st.sampled_from(SERVICES)),
     st.tuples(st.just("mode"), st.sampled_from(Enforcement)),
-    st.tuples(st.just("update")),
 )
 
 
@@ -134,16 +133,24 @@ class Both:
         return self.engine.update(self.state.subjects)
 
 
-@settings(max_examples=300)
-@given(st.lists(steps, max_size=25))
-def test_changes_lead_to_what_the_final_state_means(sequence: list[Step]) -> None:
+@settings(max_examples=150)
+@given(
+    st.tuples(*(some.rules(full=True) for _ in NAMES)),
+    st.lists(st.tuples(steps, st.booleans()), min_size=8, max_size=20),
+)
+def test_changes_lead_to_what_the_final_state_means(
+    rules: tuple[Rule, ...], sequence: list[tuple[Step, bool]]
+) -> None:
     both = Both()
-    for place in range(len(PODS)):
-        both.take(("identity", SLOTS[place], PODS[place]))
-        both.take(("subject", PODS[place]))
-    for step in [*sequence, ("update",)]:
+    for place, party in enumerate(PODS):
+        both.take(("identity", SLOTS[place], party))
+        both.take(("subject", party))
+    for name, rule in zip(NAMES, rules, strict=True):
+        both.take(("policy", name, (rule,)))
+    both.settle()
+    for step, pause in [*sequence, (("mode", Enforcement.DEFAULT), True)]:
         both.take(step)
-        if step == ("update",):
+        if pause:
             results = both.settle()
             assert results == both.state.compute()
             again = both.engine.update(both.state.subjects)
