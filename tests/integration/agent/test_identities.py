@@ -1,4 +1,4 @@
-"""Identities with real agents and an API: equal everywhere, through restarts, outages and changes of labels."""
+"""Identities with real agents and an API: equal everywhere, through restarts, outages and new labels."""
 
 from __future__ import annotations
 
