@@ -1,11 +1,11 @@
-"""Identities as objects of the Kubernetes API: made, touched and deleted. Blocks."""
+"""Identities as objects of the Kubernetes API: made, touched, deleted. Blocks."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
 
 from podwire.agent import identity_objects as objects
-from podwire.agent.identity_choice import Create, Get, Step, Steps
+from podwire.agent.identity_choice import Create, Step, Steps
 from podwire.agent.identity_objects import IDENTITIES, USED_ANNOTATION, IdentityObject
 from podwire.kube.client import ApiError, KubeClient
 from podwire.kube.reflector import Connection
@@ -49,8 +49,6 @@ class IdentityApi:
             if isinstance(step, Create):
                 body = objects.identity_body(step.number, step.labels)
                 return objects.identity(client.create(IDENTITIES, body))
-            if isinstance(step, Get):
-                return objects.identity(client.get(path))
             now = datetime.now(timezone.utc).isoformat()
             return objects.identity(client.patch(path, {"metadata": {"annotations": {USED_ANNOTATION: now}}}))
         except ApiError as error:

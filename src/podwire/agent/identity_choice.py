@@ -11,6 +11,7 @@ deletion is refused; or the deletion does, and the touch finds nothing: the labe
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Collection, Generator, Iterable
 from dataclasses import dataclass
@@ -37,20 +38,13 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
-class Get:
-    """Answer: the object of this number, or None."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
 class Touch:
     """Change the object's version. Answer: what it is now, or None when it is gone."""
 
     number: int
 
 
-Step: TypeAlias = Create | Get | Touch
+Step: TypeAlias = Create | Touch
 Steps: TypeAlias = Generator[Step, "IdentityObject | None", "IdentityObject | None"]
 """Yields steps, is sent their answers, returns the identity; None when no number is left."""
 
@@ -61,15 +55,10 @@ def choose(labels: Labels, present: int = 0) -> Steps:
         found = yield Touch(present)
         if found is not None and found.labels == labels:
             return found
-        if found is None:
-            found = (yield Create(present, labels)) or (yield Get(present))
-            if found is not None and found.labels == labels:
-                return found
-    for number in candidates(labels):
+    for number in itertools.chain([present] if present else [], candidates(labels)):
         for _ in range(_SAME_NUMBER):
-            found = yield Create(number, labels)
-            if found is None:
-                found = yield Get(number)
+            # What another agent made is touched as well: it may have been idle for long.
+            found = (yield Create(number, labels)) or (yield Touch(number))
             if found is not None:
                 break
         if found is not None and found.labels == labels:
