@@ -40,10 +40,9 @@ class ActionModule(ActionBase):
         try:
             if isinstance(arguments.get("definition"), str):
                 arguments["definition"] = parse(arguments["definition"], "definition")
-            elif arguments.get("src") and not boolean(arguments.get("remote_src", False), strict=False):
-                if "definition" in arguments:
-                    raise PodwireError("definition and src are given", "Give one of them.")
-                arguments["definition"] = self._from_files(arguments.pop("src"))
+            if arguments.get("src") and not boolean(arguments.get("remote_src", False), strict=False):
+                found = self._from_files(str(arguments.pop("src")))
+                arguments["definition"] = [arguments.get("definition") or [], found]
         except PodwireError as error:
             return {**result, "failed": True, "changed": False, **error.result()}
         result.update(self._execute_module(module_name=MODULE, module_args=arguments, task_vars=task_vars))

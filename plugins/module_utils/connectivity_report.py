@@ -63,8 +63,12 @@ def mismatches(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as text with columns, each with its reason where there is one."""
     head = ("", "from", "to", "port", "expected", "observed", "why")
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    return columns([head, *(_cells(row) for row in rows)])
+
+
+def columns(cells: Sequence[Sequence[str]]) -> str:
+    """Lines of equally many cells, one below the other."""
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in cells

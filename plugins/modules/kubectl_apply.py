@@ -27,6 +27,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  owner:
+    description:
+      - A label, C(key=value), of objects that may be changed or deleted.
+      - When one of the objects exists without it, somebody else has made it. The whole definition is left
+        alone then, with a warning.
+    type: str
 attributes:
   check_mode:
     description: >-
@@ -47,6 +53,12 @@ EXAMPLES = r"""
       metadata:
         name: demo
   become: true
+
+- name: A kind of objects exists, be it somebody else's
+  podwire.ebpf.kubectl_apply:
+    definition: "{{ lookup('ansible.builtin.file', 'ciliumnetworkpolicies.cilium.io.yaml') }}"
+    owner: app.kubernetes.io/name=podwire
+  become: true
 """
 
 RETURN = r"""
@@ -56,8 +68,15 @@ objects:
   type: list
   elements: str
   sample: ["serviceaccount/podwire-agent created"]
+left_alone:
+  description: Objects that exist and are somebody else's, because of whom nothing was done.
+  returned: with O(owner)
+  type: list
+  elements: str
+  sample: ["CustomResourceDefinition/ciliumnetworkpolicies.cilium.io"]
 """
 
+import json
 import os
 import subprocess
 
@@ -68,6 +87,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout impor
 ARGUMENTS = {
     "definition": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "owner": {"type": "str"},
 }
 TIMEOUT = 120
 DIFFERENT = 1  # exit status of `kubectl diff` when there are differences; more is an error
@@ -95,6 +115,23 @@ def kubectl(module: AnsibleModule, *arguments: str, accept: tuple[int, ...] = (0
         said = (done.stderr or done.stdout).strip()
         module.fail_json(msg=f"{' '.join(command)} ended with {done.returncode}: {said}")
     return done.returncode, done.stdout
+
+
+def others(shown: str, owner: str) -> list[str]:
+    """Objects without the label, of what kubectl shows as JSON (one object, a list, or nothing)."""
+    value = json.loads(shown) if shown.strip() else {"items": []}
+    key, _, wanted = owner.partition("=")
+    return [
+        f"{item['kind']}/{item['metadata']['name']}"
+        for item in value.get("items", [value])
+        if (item["metadata"].get("labels") or {}).get(key) != wanted
+    ]
+
+
+def left_alone(module: AnsibleModule) -> list[str]:
+    """Objects of the definition that are somebody else's."""
+    owner = module.params["owner"]
+    return others(kubectl(module, "get", "--ignore-not-found", "-o", "json")[1], owner) if owner else []
 
 
 def apply(module: AnsibleModule) -> dict[str, object]:
@@ -125,7 +162,13 @@ def main() -> None:
             wanted = module.params["definition"] if present else ""
             module.exit_json(changed=present, diff={"before": "", "after": wanted})
         module.fail_json(msg=f"{program} does not exist. Install MicroK8s first (role podwire.ebpf.microk8s)")
-    module.exit_json(**(apply(module) if present else delete(module)))
+    found = left_alone(module)
+    if found:
+        owner = module.params["owner"]
+        module.warn(f"{', '.join(found)} exists without the label {owner}: somebody else's, left alone.")
+        module.exit_json(changed=False, left_alone=found)
+    answer = apply(module) if present else delete(module)
+    module.exit_json(**answer, **({"left_alone": []} if module.params["owner"] else {}))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ description:
 options:
   definition:
     description:
-      - The policies - YAML text with any number of documents, one object, or a list of objects.
+      - The policies - YAML text with any number of documents, one object, or a list of objects. Those of
+        O(src) are added.
     type: raw
   src:
     description:
@@ -279,7 +280,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=ARGUMENTS,
         supports_check_mode=True,
-        mutually_exclusive=[("definition", "src")],
         required_one_of=[("definition", "src", "policy_set")],
         required_if=[("purge", True, ["policy_set"])],
     )
