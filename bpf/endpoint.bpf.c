@@ -149,7 +149,7 @@ static __always_inline int to_pod4(struct __sk_buff *skb, struct podwire_packet 
 		if (ret)
 			return ret;
 	} else if (!(entry && (entry->flags & PODWIRE_CT_VIA_STACK) && !packet_is_syn(packet) &&
-		     (!cfg_policy || ct4_revisions_current(entry)) && ct4_touch(entry, packet))) {
+		     (!cfg_policy || ct4_judged(entry)) && ct4_touch(entry, packet))) {
 		ret = to_pod_untracked4(skb, packet);
 		if (ret)
 			return ret;

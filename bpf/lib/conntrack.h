@@ -56,6 +56,12 @@ static __always_inline bool ct4_revisions_current(const struct podwire_ct4 *entr
 	       slot_revision(entry->destination_slot) == entry->destination_revision;
 }
 
+/* Does the entry stand for what the policies say now? */
+static __always_inline bool ct4_judged(const struct podwire_ct4 *entry)
+{
+	return entry->ifindex != PODWIRE_IFINDEX_UNDECIDED && ct4_revisions_current(entry);
+}
+
 /* May this packet follow the entry? `ifindex` is the interface it came from, 0 for a device of the node. */
 static __always_inline bool ct4_current(const struct podwire_ct4 *entry, const struct podwire_packet *packet,
 					__u32 ifindex)
@@ -211,25 +217,21 @@ static __always_inline void ct4_reverse_decision(const struct podwire_tuple4 *tu
 	reverse->decided = decision->decided;
 	reverse->last_seen = decision->decided;
 	reverse->flags = decision->flags & (PODWIRE_CT_VIA_STACK | CT_MODES);
-	if (!(decision->flags & PODWIRE_CT_ORIGINAL)) {
+	if (!(decision->flags & PODWIRE_CT_ORIGINAL))
 		reverse->flags |= PODWIRE_CT_ORIGINAL;
-		/* What is answered here was allowed once; whether it still is shows when more of it comes. */
-		if (cfg_policy)
-			reverse->ifindex = PODWIRE_IFINDEX_UNDECIDED;
-	}
 	if (cfg_services && (decision->flags & CT_ANY_TRANSLATION)) {
 		reverse->flags |= decision->flags & PODWIRE_CT_TRANSLATED ? PODWIRE_CT_TRANSLATED_BACK
 									  : PODWIRE_CT_TRANSLATED;
 		reverse->service = decision->service;
 		rewrite4_of_answers(tuple, &reverse->rewrite);
 	}
-	if (!local4_is_pod(source)) {
-		/* Back to another node or the world: the pod's first answer asks the FIB. */
-		if (!(decision->flags & PODWIRE_CT_VIA_STACK))
-			reverse->ifindex = PODWIRE_IFINDEX_UNDECIDED;
-		return;
-	}
-	if ((ebpf_host_routing() || ct4_hairpin(tuple, decision)) &&
+	/* Back to another node or the world: the pod's first answer asks the FIB. */
+	if (!local4_is_pod(source) && !(decision->flags & PODWIRE_CT_VIA_STACK))
+		reverse->ifindex = PODWIRE_IFINDEX_UNDECIDED;
+	/* What is answered here was allowed once; whether it still is shows when more of it comes. */
+	if (cfg_policy && ((reverse->flags & PODWIRE_CT_ORIGINAL) || tuple4_is_echo_reply(tuple)))
+		reverse->ifindex = PODWIRE_IFINDEX_UNDECIDED;
+	if (local4_is_pod(source) && (ebpf_host_routing() || ct4_hairpin(tuple, decision)) &&
 	    !(decision->flags & PODWIRE_CT_VIA_STACK)) {
 		reverse->delivery = PODWIRE_DELIVERY_PEER;
 		reverse->output_ifindex = source->ifindex;

@@ -2,6 +2,8 @@
 /* bpf/lib/tuple.h - who talks to whom, exactly as the packet says it. */
 #pragma once
 
+#include <linux/in.h>
+
 #include "common.h"
 
 /* ICMP has no ports: an echo request carries its identifier as source port, an echo reply as destination
@@ -15,6 +17,11 @@ struct podwire_tuple4 {
 	__u8 pad[3]; /* always 0: hash lookups compare padding too */
 };
 ASSERT_SIZE(struct podwire_tuple4, 16);
+
+static __always_inline bool tuple4_is_echo_reply(const struct podwire_tuple4 *tuple)
+{
+	return tuple->protocol == IPPROTO_ICMP && tuple->destination_port;
+}
 
 static __always_inline void tuple4_reverse(const struct podwire_tuple4 *tuple,
 					   struct podwire_tuple4 *reversed)
