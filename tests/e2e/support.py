@@ -15,6 +15,8 @@ from lab.config import Lab
 
 # Of this run alone: a namespace that is being deleted takes no new pods.
 NAMESPACE = f"podwire-e2e-{secrets.token_hex(2)}"
+# Deletions that a node keeps for its agent. The first one makes the directory.
+QUEUED = "ls /var/lib/podwire/cni-queue 2>/dev/null || true"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 testinfra_hosts = ["ansible://pod_nodes"]
+CILIUM = ["ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies"]
 
 
 def test_every_connection_works(works) -> None:
@@ -48,8 +49,14 @@ def test_agent_is_allowed_what_it_needs_and_no_more(cluster, lab) -> None:
         assert [(rule["resources"], rule["verbs"], rule.get("resourceNames")) for rule in rules] == [
             (["nodes"], ["get", "list", "watch"], None),
             (["nodes"], ["patch"], [node]),
-            (["services"], ["list", "watch"], None),
+            (["namespaces", "pods", "services"], ["list", "watch"], None),
             (["endpointslices"], ["list", "watch"], None),
+            (["networkpolicies"], ["list", "watch"], None),
+            (CILIUM, ["list", "watch"], None),
+            ([f"{kind}/status" for kind in CILIUM], ["patch"], None),
+            (["identities"], ["get", "list", "watch", "create", "patch", "delete"], None),
+            (["nodeendpoints"], ["list", "watch", "create"], None),
+            (["nodeendpoints"], ["patch"], [node]),
             (["events"], ["create"], None),
         ]
         account = f"system:serviceaccount:kube-system:podwire-agent-{node}"

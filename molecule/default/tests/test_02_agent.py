@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.e2e.support import NAMESPACE, eventually, finished
+from tests.e2e.support import NAMESPACE, QUEUED, eventually, finished
 
 AGENT_PID = "systemctl show -p MainPID --value podwire-agent"
 
@@ -45,13 +45,11 @@ def test_pod_deleted_while_the_agent_is_away_is_forgotten_later(pods, cluster, o
     on_node("worker1", "systemctl stop podwire-agent")
     try:
         cluster.run("-n", NAMESPACE, "delete", "pod", victim.name, "--wait=false")
-        eventually(
-            lambda: on_node("worker1", "ls /var/lib/podwire/cni-queue").strip(), "the deletion is on disk"
-        )
+        eventually(lambda: on_node("worker1", QUEUED).strip(), "the deletion is on disk")
     finally:
         on_node("worker1", "systemctl start podwire-agent")
     eventually(lambda: agent_ready(agent, "worker1"), "the agent is ready")
-    eventually(lambda: not on_node("worker1", "ls /var/lib/podwire/cni-queue").strip(), "the queue is empty")
+    eventually(lambda: not on_node("worker1", QUEUED).strip(), "the queue is empty")
     assert victim.name not in names(agent, "worker1")
     # kubelet may take a minute to forget the pod itself; then its successor comes.
     eventually(lambda: victim.name not in pods_on(cluster, "worker1"), "kubelet forgets the pod", timeout=120)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from lab import nodes
-from tests.e2e.support import NAMESPACE, eventually, finished
+from tests.e2e.support import NAMESPACE, QUEUED, eventually, finished
 
 NODE = "worker2"
 READY_SECONDS = 60
@@ -33,7 +33,7 @@ def test_reboot(lab, pods, on_node, agent, works) -> None:
     switch(on_node, "legacy")
     on_node(NODE, "systemctl stop podwire-agent")
     pods.cluster.run("-n", NAMESPACE, "delete", "pod", pods.on(NODE)[0].name, "--wait=false")
-    eventually(lambda: on_node(NODE, "ls /var/lib/podwire/cni-queue").strip(), "the deletion is on disk")
+    eventually(lambda: on_node(NODE, QUEUED).strip(), "the deletion is on disk")
     source, target = pods.on("cp1")[0], pods.on("worker1")[0]
     others = pods.start(source, f"ping -q -i 0.05 -c 240 -W 2 {target.address}")
     nodes.reboot(lab, NODE)
@@ -43,7 +43,7 @@ def test_reboot(lab, pods, on_node, agent, works) -> None:
     status = agent(NODE, "/v1/status")
     assert status["datapath"]["mode"] == "legacy"
     assert status["problems"] == []
-    eventually(lambda: not on_node(NODE, "ls /var/lib/podwire/cni-queue").strip(), "the queue is empty")
+    eventually(lambda: not on_node(NODE, QUEUED).strip(), "the queue is empty")
     pods.refresh()
     here = {pod.address for pod in pods.on(NODE)}
     known = agent(NODE, "/v1/endpoints")["endpoints"]

@@ -34,7 +34,14 @@ def test_nothing_of_podwire_is_left(uninstalled, on_node, lab) -> None:
 def test_cluster_knows_nothing_of_podwire(uninstalled, cluster) -> None:
     for kind in ("serviceaccounts", "clusterroles", "clusterrolebindings"):
         assert "podwire" not in cluster.run("get", kind, "-A", "-o", "name")
+    assert "podwire.io" not in cluster.run("get", "customresourcedefinitions", "-o", "name")
     assert "podwire" not in cluster.run("get", "nodes", "-o", "jsonpath={.items[*].metadata.annotations}")
+
+
+def test_policies_are_the_users_and_stay(uninstalled, cluster) -> None:
+    kinds = cluster.run("get", "customresourcedefinitions", "-o", "name")
+    assert "ciliumnetworkpolicies.cilium.io" in kinds
+    assert "ciliumclusterwidenetworkpolicies.cilium.io" in kinds
 
 
 def test_kube_proxy_serves_again(uninstalled, on_node, lab) -> None:
