@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
+from ipaddress import IPv4Network
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from podwire.agent.desired import Endpoint4, Ipcache4, changed_slots, desired
-from podwire.agent.model import ClusterState, Endpoint, NodeInfo, host_ifname, pod_mac
+from podwire.agent.model import (
+    HEALTH_CONTAINER_ID,
+    ClusterState,
+    Endpoint,
+    NodeInfo,
+    PolicyAssignment,
+    Standing,
+    host_ifname,
+    pod_mac,
+)
 from podwire.net.values import NetnsId, Route4
 
 
@@ -159,3 +169,74 @@ def test_interface_names_fit_and_differ() -> None:
     assert len(names) == 1000
     assert {len(name) for name in names} == {15}
     assert {int(pod_mac(f"c{n}", "eth0")[:2], 16) & 3 for n in range(50)} == {2}  # local, unicast
+
+
+@given(states)
+def test_an_endpoint_is_who_it_stands_as(state: ClusterState) -> None:
+    standings = {
+        pod.key: Standing(1000 + index, PolicyAssignment(index, index % 2 == 0))
+        for index, pod in enumerate(state.endpoints)
+    }
+    want = desired(replace(state, standings=standings)).endpoints4
+    for pod in state.endpoints:
+        value, standing = want[pod.address], standings[pod.key]
+        assert (value.identity, PolicyAssignment(value.policy, value.audit)) == standing
+
+
+def test_who_nodes_are() -> None:
+    state = replace(BASE, nodes=(*BASE.nodes, remote(1), remote(2)), api_servers=frozenset({"192.0.2.2"}))
+    ipcache = desired(state).ipcache4
+    assert [ipcache[f"192.0.2.{number}/32"].identity for number in (200, 1, 2)] == [1, 6, 7]
+    health = replace(endpoint(1), container_id=HEALTH_CONTAINER_ID)
+    assert desired(replace(BASE, endpoints=(health,))).endpoints4["10.1.0.1"].identity == 4
+
+
+networks = st.builds(
+    lambda address, length: IPv4Network((address, length), strict=False),
+    st.one_of(st.integers(0x0A000000, 0x0A03FFFF), st.integers(0, 2**32 - 1)),
+    st.integers(0, 32),
+)
+RICH = replace(
+    BASE,
+    nodes=(*BASE.nodes, remote(1), remote(2)),
+    non_masquerade_cidrs=("198.18.0.0/15", "10.0.0.0/8"),
+    remote={"10.1.1.7": 4711, "10.1.2.9": 4712, "10.1.0.9": 4713, "192.0.2.1": 4714, "172.16.0.1": 4715},
+)
+
+
+def longest(ipcache: dict[str, Ipcache4], address: str) -> Ipcache4 | None:
+    """What the datapath finds, worked out slowly."""
+    around = [IPv4Network(key) for key in ipcache if ipaddress.IPv4Address(address) in IPv4Network(key)]
+    return ipcache[str(max(around, key=lambda network: network.prefixlen))] if around else None
+
+
+@given(st.sets(networks, max_size=6), st.integers(0, 2**32 - 1), st.data())
+def test_prefixes_of_rules_name_the_world_and_change_no_route(
+    prefixes: set[IPv4Network], address: int, data: st.DataObject
+) -> None:
+    cidrs = {prefix: 2 if prefix.prefixlen == 0 else 10000 + n for n, prefix in enumerate(sorted(prefixes))}
+    before, after = desired(RICH).ipcache4, desired(replace(RICH, cidrs=cidrs)).ipcache4
+    inside = [
+        prefix.network_address + data.draw(st.integers(0, prefix.num_addresses - 1)) for prefix in prefixes
+    ]
+    for asked in map(str, [ipaddress.IPv4Address(address), *inside]):
+        old, new = longest(before, asked), longest(after, asked)
+        nowhere = Ipcache4(2)
+        assert (new or nowhere).routing == (old or nowhere).routing
+        if old is not None and old.identity != 2:
+            assert new == old  # it is of the cluster
+            continue
+        around = [prefix for prefix in prefixes if ipaddress.IPv4Address(asked) in prefix]
+        expected = cidrs[max(around, key=lambda prefix: prefix.prefixlen)] if around else 2
+        assert (new or nowhere).identity == expected
+
+
+def test_endpoints_of_other_nodes_are_reached_as_their_node_is() -> None:
+    ipcache = desired(RICH).ipcache4
+    assert ipcache["10.1.1.7/32"] == Ipcache4(4711, next_hop="192.0.2.1", cluster=True)
+    assert ipcache["10.1.2.9/32"] == Ipcache4(4712, next_hop="192.0.2.2", cluster=True)
+    assert "10.1.0.9/32" not in ipcache  # this node's range: nobody else's
+    assert ipcache["192.0.2.1/32"].identity == 6  # a node is no endpoint
+    assert "172.16.0.1/32" not in ipcache  # no address of the cluster
+    moved = replace(RICH, cluster_cidrs=("10.1.0.0/16", "172.16.0.0/12"))
+    assert desired(moved).ipcache4["172.16.0.1/32"] == Ipcache4(4715, cluster=True)

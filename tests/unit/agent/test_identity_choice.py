@@ -115,8 +115,8 @@ class Agents(RuleBasedStateMachine):
     """Agents that choose, publish and stop using; one that looks for what is idle, and deletes it any time
     later.
 
-    What is held but not published yet is published long before an identity that was idle when it was looked at
-    is due: the look leaves it out, as the clock does in truth."""
+    What is held but not published yet is published long before an identity that was idle at a look is due:
+    the look leaves it out, as the clock does in truth."""
 
     choices = Bundle("choices")
     looks = Bundle("looks")

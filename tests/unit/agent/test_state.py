@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from podwire.agent.model import Endpoint, NodeInfo
-from podwire.agent.state import StateError, StateStore, read_json, write_json
+from podwire.agent.state import StateError, StateStore, endpoint_json, read_json, write_json
 from podwire.net.values import NetnsId
 
 ENDPOINT = Endpoint(
@@ -43,6 +44,31 @@ def test_endpoints_come_back_as_they_were(store: StateStore) -> None:
     store.delete_endpoint(ENDPOINT.key)
     store.delete_endpoint(ENDPOINT.key)
     assert [endpoint.container_id for endpoint in store.load_endpoints()] == ["c2"]
+
+
+def test_the_identity_survives(store: StateStore) -> None:
+    known = replace(ENDPOINT, identity=4711, labels={"k8s:app": "web"})
+    store.save_endpoint(known)
+    [found] = store.load_endpoints()
+    assert (found.identity, found.labels) == (4711, {"k8s:app": "web"})
+
+
+def test_records_of_other_versions_are_read(store: StateStore) -> None:
+    """Before there were identities nobody had one; what comes later is not understood, and no harm."""
+    record = endpoint_json(ENDPOINT)
+    del record["identity"], record["labels"]
+    write_json(store.directory / "endpoints" / "c1-eth0.json", {"format": 1, **record, "colour": "red"})
+    assert store.load_endpoints() == [replace(ENDPOINT, identity=3)]
+
+
+def test_local_identities_come_back(store: StateStore) -> None:
+    assert store.load_local_identities() == ({}, frozenset())
+    cidrs = {IPv4Network("192.0.2.0/24"): 16777217}
+    store.save_local_identities(cidrs, {"198.51.100.1"})
+    assert store.load_local_identities() == (cidrs, {"198.51.100.1"})
+    for content in ("", "[]", '{"cidrs": {"x": 1}}', '{"cidrs": 7}', '{"api_servers": ["x"]}'):
+        (store.directory / "identities.json").write_text(content)
+        assert store.load_local_identities() == ({}, frozenset())
 
 
 def test_files_are_for_root_alone(store: StateStore) -> None:

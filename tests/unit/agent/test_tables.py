@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from podwire.agent.tables import MasqueradeTable
+import pytest
+
+from podwire.agent.desired import Endpoint4
+from podwire.agent.tables import EndpointsTable, MasqueradeTable
 from podwire.bpf import Map
 from podwire.datapath import NotInstalled
 
@@ -21,3 +24,21 @@ def test_masquerade_entries_survive_the_map() -> None:
     table = MasqueradeTable(no_map)
     assert table.decode_key(table.encode_key("3")) == "3"
     assert table.decode(table.encode("198.51.100.1")) == "198.51.100.1"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Endpoint4(0, 0, "00:00:00:00:00:00", host=True, identity=1),
+        Endpoint4(7, 3, "02:00:00:00:00:01", identity=4711),
+        Endpoint4(7, 3, "02:00:00:00:00:01", identity=5, policy=1),
+        Endpoint4(7, 3, "02:00:00:00:00:01", identity=4711, policy=9, audit=True),
+    ],
+)
+def test_endpoints_survive_the_map(value: Endpoint4) -> None:
+    table = EndpointsTable(no_map)
+    assert table.decode(table.encode(value)) == value
+
+
+def test_programs_that_know_no_policies_are_asked_for_none() -> None:
+    assert "policy" not in EndpointsTable(no_map).encode(Endpoint4(7, 3, "02:00:00:00:00:01", identity=4711))

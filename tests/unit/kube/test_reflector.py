@@ -13,6 +13,7 @@ import pytest
 from podwire.kube.client import KubeClient
 from podwire.kube.reflector import Change, Connection, Reflector, Resource, fixed
 
+from . import cluster_api
 from .api_server import Api, wait_for
 
 THINGS = "/api/v1/things"
@@ -177,3 +178,32 @@ def test_an_object_that_cannot_be_read_is_no_end(api: tuple[Api, Path], follow: 
     wait_for(lambda: "ValueError" in reflector.detail)
     server.objects[THINGS] = [thing("a")]
     wait_for(lambda: state.things == {"ns/a": 0})
+
+
+def test_selectors_are_part_of_lists_and_watches(tmp_path: Path) -> None:
+    running = cluster_api.serve(tmp_path)
+    store, kubeconfig = next(running)
+
+    def pod(name: str, node: str) -> None:
+        store.put(
+            cluster_api.PODS, {"metadata": {"namespace": "ns", "name": name}, "spec": {"nodeName": node}}
+        )
+
+    pod("mine", "self")
+    pod("other", "elsewhere")
+    found: dict[str, str | None] = {}
+    selector = {"fieldSelector": "spec.nodeName=self"}
+    resource = Resource(
+        "Pods", fixed(cluster_api.PODS), lambda value: str(value["spec"]["nodeName"]), selector
+    )
+    reflector = Reflector(
+        Connection(partial(KubeClient, kubeconfig)), resource, lambda changes, complete: found.update(changes)
+    )
+    reflector.start()
+    wait_for(lambda: found)
+    pod("another", "elsewhere")
+    pod("later", "self")
+    wait_for(lambda: "ns/later" in found)
+    assert found == {"ns/mine": "self", "ns/later": "self"}
+    reflector.stop()
+    next(running, None)
