@@ -21,7 +21,7 @@ E2E_LAB := $(if $(filter podwire,$(LAB)),molecule,$(LAB))
 
 .DEFAULT_GOAL := help
 .PHONY: help bootstrap build machines up check conformance status ssh reboot down test lint unit bpf bpf-6.1 integration \
-	collection e2e lint-python lint-types lint-yaml lint-ansible lint-c benchmark benchmark-cni benchmark-path \
+	collection e2e e2e-starwars lint-python lint-types lint-yaml lint-ansible lint-c benchmark benchmark-cni benchmark-path \
 	benchmark-services format pins
 
 help: ## print this help
@@ -37,7 +37,7 @@ up: bootstrap ## from nothing to a checked cluster (goes on where an earlier run
 check: bootstrap ## send real traffic through the running lab and print what arrived
 	@$(LAB_COMMAND) check
 
-conformance: bootstrap ## run upstream's end-to-end specs of services and pod networking against the running lab
+conformance: bootstrap ## run upstream's end-to-end specs of services, pod networking and policy against the running lab
 	@$(LAB_COMMAND) conformance
 
 status: bootstrap ## show the lab's nodes and their datapath
@@ -102,6 +102,9 @@ collection: bootstrap ## the built collection, installed where there is no check
 
 e2e: bootstrap ## the lab's whole life: create, converge, idempotence, verify, destroy (root)
 	LAB=$(E2E_LAB) PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/molecule test --scenario-name default
+
+e2e-starwars: bootstrap ## the Star Wars demo alone, on a lab of its own; e2e has it too (root)
+	LAB=$(if $(filter podwire,$(LAB)),starwars,$(LAB)) PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/molecule test --scenario-name starwars
 
 ## Benchmarks: they report, and nothing fails because a machine was busy
 benchmark: benchmark-cni benchmark-path ## both of the following

@@ -113,7 +113,7 @@ def check_command(name: str) -> None:
 @click.option("--streams", default=run_conformance.STREAMS, help="How many specs run at a time.")
 @click.pass_obj
 def conformance_command(name: str, focus: str, streams: int) -> None:
-    """Run upstream's end-to-end specs of services and pod networking against the running lab."""
+    """Run upstream's end-to-end specs of services, pod networking and policy against the running lab."""
     need_root()
     progress = _progress(name)
     with exclusive(name), progress.shown():

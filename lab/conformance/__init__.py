@@ -1,1 +1,1 @@
-"""Upstream's end-to-end specs of services and pod networking, run against a lab: ``make conformance``."""
+"""Upstream's end-to-end specs of services, pods and policy, run against a lab: ``make conformance``."""

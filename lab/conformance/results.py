@@ -12,7 +12,9 @@ from xml.etree import ElementTree
 from lab.conformance.events import FIELD, RECORD
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-_SUITE = re.compile(r"^\[sig-network\] (Services|Networking Granular Checks: \w+)")
+_SUITE = re.compile(
+    r"^\[sig-network\] (Services|Networking Granular Checks: \w+|NetworkPolicy API|NetworkPolicy)"
+)
 _TAGS = re.compile(r"\s*\[[^\]]*\]")
 # Reasons of warnings about a pod that say: it does not start.
 START_PROBLEMS = frozenset(

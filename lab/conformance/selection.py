@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FOCUS = r"\[sig-network\] (Services|Networking Granular Checks)"
+FOCUS = r"\[sig-network\] (Services|Networking Granular Checks|NetworkPolicy)"
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Skip:
 
 
 SKIPS = (
-    Skip(r"\[Feature:SCTP", "they send SCTP, which the lab's kernel may lack"),
+    Skip(r"\[Feature:SCTPConnectivity\]", "they send SCTP, which the lab's kernel may lack"),
     Skip(
         r"\[Disruptive\]",
         "they restart kube-proxy or the API server as pods, or take nodes away; here neither is a pod",

@@ -16,6 +16,7 @@ from lab.errors import LabError
 
 SERVICES = "[sig-network] Services should serve a basic endpoint from pods  [Conformance]"
 PODS = "[sig-network] Networking Granular Checks: Pods should function for intra-pod communication: http"
+POLICIES = "[sig-network] NetworkPolicy [LinuxOnly] NetworkPolicy between server and client"
 
 
 def selected(name):
@@ -28,6 +29,19 @@ def selected(name):
         (SERVICES, True),
         (PODS, True),
         ("[sig-network] Services should be rejected when no endpoints exist", True),
+        ("[sig-network] NetworkPolicy API should support creating NetworkPolicy API operations", True),
+        (f"{POLICIES} should support a 'default-deny-all' policy [Feature:NetworkPolicy]", True),
+        (
+            f"{POLICIES} should not allow access by TCP when a policy specifies only SCTP "
+            "[Feature:NetworkPolicy] [Feature:SCTP]",
+            True,  # it sends no SCTP
+        ),
+        (
+            "[sig-network] NetworkPolicy [Feature:SCTPConnectivity][LinuxOnly][Disruptive] NetworkPolicy "
+            "between server and client using SCTP should support a 'default-deny' policy "
+            "[Feature:NetworkPolicy]",
+            False,
+        ),
         ("[sig-network] Networking should provide Internet connection for containers", False),
         ("[sig-network] ESIPP [Slow] should work for type=NodePort", False),
         ("[sig-cli] Kubectl client Kubectl expose should create services for rc [Conformance]", False),
@@ -185,3 +199,9 @@ def test_only_the_precondition_is_answered(asked, status):
 
 def test_what_the_watches_print():
     assert events.template((".a", ".b.c")) == r'{.a}{"\x1f"}{.b.c}{"\x1e"}'
+
+
+def test_suites_of_policies_are_told_apart():
+    api = "[sig-network] NetworkPolicy API should support creating NetworkPolicy API operations"
+    names = {Spec(name, PASSED).suite for name in (api, f"{POLICIES} should enforce policy based on Ports")}
+    assert names == {"NetworkPolicy API", "NetworkPolicy"}
