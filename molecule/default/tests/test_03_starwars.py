@@ -1,1 +1,0 @@
-../../starwars/tests/test_starwars.py
