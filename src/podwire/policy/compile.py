@@ -13,6 +13,7 @@ from operator import or_
 from typing import TypeAlias
 
 from podwire.policy.cidr import Interval, divide, network
+from podwire.policy.entries import Entries, Run
 from podwire.policy.grants import Grants, meet
 from podwire.policy.identity import CLASS_FIRST, HOST, INIT, UNKNOWN
 from podwire.policy.model import (
@@ -22,7 +23,6 @@ from podwire.policy.model import (
     Direction,
     Enforcement,
     Identity,
-    MapKey,
     MapValue,
     Rule,
     Subject,
@@ -191,15 +191,13 @@ def _write(
     reasons = sorted({verdict.reason for _, groups in filled for verdicts in groups for verdict in verdicts})
     digest.update(repr(reasons).encode())
     places = {reason: place for place, reason in enumerate(reasons, 1)}
-    entries: dict[MapKey, MapValue] = {}
+    runs = []
     for direction, groups in filled:
         for verdicts, identities in sorted(groups.items()):
-            digest.update(b"%d:%s" % (len(identities), array("L", identities).tobytes()))
-            for (protocol, port, length), deny, reason in verdicts:
-                value = MapValue(deny, places[reason])
-                digest.update(
-                    b"%d %d/%d %d %d %d;" % (protocol, port, length, deny, places[reason], direction)
-                )
-                for identity in identities:
-                    entries[MapKey(direction, identity, protocol, port, length)] = value
-    return Compiled(enforced, entries, blocks, tuple(reasons), digest.hexdigest())
+            values = tuple((ports, MapValue(deny, places[reason])) for ports, deny, reason in verdicts)
+            numbers = array("L", identities)
+            runs.append(Run(direction, numbers, values))
+            digest.update(b"%d %d:%s" % (direction, len(numbers), numbers.tobytes()))
+            for (protocol, port, length), (deny, rule, _) in values:
+                digest.update(b"%d %d/%d %d %d;" % (protocol, port, length, deny, rule))
+    return Compiled(enforced, Entries(runs), blocks, tuple(reasons), digest.hexdigest())

@@ -62,16 +62,6 @@ def port_prefixes(ports: PortRange) -> Iterator[PortPrefix]:
         first += 1 << free
 
 
-def wider(ports: PortPrefix) -> Iterator[PortPrefix]:
-    """Yield all prefixes that contain ``ports``, the next wider one first, without itself."""
-    if ports.protocol == PROTOCOL_ANY:
-        return
-    for length in range(ports.length - 1, -1, -1):
-        keep = LAST_PORT << (PORT_BITS - length) & LAST_PORT
-        yield PortPrefix(ports.protocol, ports.port & keep, length)
-    yield EVERYTHING
-
-
 def normalise(grants: Iterable[Grant]) -> Verdicts:
     """Verdicts whose longest match for any protocol and port says what ``grants`` mean together.
 
@@ -88,16 +78,19 @@ def normalise(grants: Iterable[Grant]) -> Verdicts:
     if len(said) == 1:
         ((ports, (allow, reason)),) = said.items()
         return (Verdict(ports, not allow, reason),)
-    return tuple(
-        Verdict(ports, not allow, reason)
-        for ports, (allow, reason) in sorted(said.items())
-        if not _covered(ports, allow, said)
-    )
+    result: list[Verdict] = []
+    around: list[Verdict] = []
+    for ports, (allow, reason) in sorted(said.items()):
+        # In this order wide prefixes come before those within them.
+        while around and not _within(ports, around[-1].ports):
+            around.pop()
+        if not around or not (allow or around[-1].deny):
+            result.append(Verdict(ports, not allow, reason))
+            around.append(result[-1])
+    return tuple(result)
 
 
-def _covered(ports: PortPrefix, allow: bool, said: dict[PortPrefix, tuple[bool, str]]) -> bool:
-    for outer in wider(ports):
-        above = said.get(outer)
-        if above is not None and (allow or not above[0]):
-            return True
-    return False
+def _within(inner: PortPrefix, outer: PortPrefix) -> bool:
+    if outer[0] == PROTOCOL_ANY:
+        return True
+    return inner[0] == outer[0] and (inner[1] ^ outer[1]) >> (PORT_BITS - outer[2]) == 0

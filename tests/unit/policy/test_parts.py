@@ -12,7 +12,7 @@ from podwire.policy.cidr import divide, network
 from podwire.policy.grants import meet
 from podwire.policy.label_index import LabelIndex, bit_positions
 from podwire.policy.model import Block, Labels, PortRange, Requirement, Selector
-from podwire.policy.ports import port_prefixes, wider
+from podwire.policy.ports import port_prefixes
 from podwire.policy.selectors import matches
 
 from . import strategies as some
@@ -44,15 +44,6 @@ def test_what_is_no_range_is_refused(ports: PortRange) -> None:
 def test_ports_belong_to_a_protocol() -> None:
     with pytest.raises(ValueError, match="needs a protocol"):
         list(port_prefixes(PortRange(0, 80, 80)))
-
-
-@given(bounds)
-def test_wider_prefixes_hold_the_narrow_one(port: int) -> None:
-    (narrow,) = port_prefixes(PortRange(TCP, port, port))
-    found = list(wider(narrow))
-    assert [outer.length for outer in found] == [*range(15, -1, -1), 0]
-    assert all(port >> (16 - outer.length) == outer.port >> (16 - outer.length) for outer in found)
-    assert [outer.protocol for outer in found] == [TCP] * 16 + [0]
 
 
 @given(st.integers(0, 1 << 200))
