@@ -184,8 +184,14 @@ EXAMPLES = r"""
     expectations:
       - from: {pod: xwing}
         to: {service: deathstar}
-        command: [curl, -s, --max-time, "3", -X, POST,
-          http://deathstar.default.svc.cluster.local/v1/request-landing]
+        command:
+          - curl
+          - --silent
+          - --connect-timeout
+          - "3"
+          - --request
+          - POST
+          - http://deathstar.default.svc.cluster.local/v1/request-landing
         expect: denied
   become: true
 """
