@@ -28,6 +28,7 @@ from podwire.agent.policy_report import (
     policy_map,
     policy_summary,
 )
+from podwire.agent.policy_services import PolicyServices
 from podwire.agent.policy_source import KubernetesPolicies, Parse, take
 from podwire.agent.policy_status import ConditionWriter
 from podwire.agent.policy_store import Known, Taken
@@ -35,6 +36,7 @@ from podwire.datapath import Datapath
 from podwire.kube.events import Event, Reporter, Subject
 from podwire.kube.reflector import Connection
 from podwire.policy import parse_cilium, parse_kubernetes, selectors
+from podwire.policy.world import ServiceView
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class Policies:
         self._source: KubernetesPolicies | None = None
         self._writer: ConditionWriter | None = None
         self._reporter: Reporter | None = None
-        self._engine: NodeEngine | None = None
+        self._services: PolicyServices | None = None
         self._remembered = ""
         self.controller: PolicyController | None = None
 
@@ -95,11 +97,12 @@ class Policies:
             return
         settings = self._config.policy
         self._view = view
-        self._engine = NodeEngine(settings.enforcement)
         self._reporter = Reporter(self._connection, self._config.node_name)
+        services = PolicyServices(self._connection, self._take_services)
         hooks = Hooks(
             number_cidrs=identities.number_cidrs,
             set_cidrs=identities.set_cidrs,
+            want_services=services.want,
             apply=identities.apply_policies,
             report=lambda report: self._publish(identities, report),
             judged=self._judged,
@@ -108,7 +111,7 @@ class Policies:
         )
         controller = PolicyController(
             PolicyMaps(self._datapath.map, hurried),
-            self._engine,
+            NodeEngine(settings.enforcement),
             lambda: view.world,
             hooks,
             audit=settings.audit,
@@ -116,7 +119,7 @@ class Policies:
         )
         self._writer = ConditionWriter(self._connection, controller.store.get)
         self._source = KubernetesPolicies(self._connection, controller, PARSERS)
-        self.controller = controller
+        self.controller, self._services = controller, services
         controller.start()
         view.listen(controller.take_world)
         self._writer.start()
@@ -126,6 +129,8 @@ class Policies:
         """End the work; blocks until the round that is at work is over. What is in the kernel stays."""
         if self._source is not None:
             self._source.stop()
+        if self._services is not None:
+            self._services.stop()
         if self._writer is not None:
             self._writer.stop()
         if self._reporter is not None:
@@ -149,10 +154,12 @@ class Policies:
     # -- what the controller tells, in its thread --------------------------------------------------
 
     def _publish(self, identities: Identities, report: Report) -> None:
-        problems = [*report.problems]
-        if self._writer is not None and self._writer.problem:
-            problems.append(self._writer.problem)
+        problems = [*report.problems, *self._other_problems()]
         identities.set_status(report.observed, report.revision, problems)
+
+    def _take_services(self, services: Sequence[ServiceView]) -> None:
+        if self.controller is not None:
+            self.controller.take_services(services)
 
     def _judged(self, objects: Mapping[str, Known]) -> None:
         if self._writer is not None:
@@ -213,10 +220,11 @@ class Policies:
         """What keeps policies from being enforced as they are written, as sentences."""
         if self.controller is None:
             return []
-        problems = self.controller.problems()
-        if self._writer is not None and self._writer.problem:
-            problems.append(self._writer.problem)
-        return problems
+        return [*self.controller.problems(), *self._other_problems()]
+
+    def _other_problems(self) -> list[str]:
+        found = [part.problem for part in (self._writer, self._services) if part is not None]
+        return [problem for problem in found if problem]
 
     def checks(self) -> list[Check]:
         """The gate's question about policies; none without a Kubernetes API."""

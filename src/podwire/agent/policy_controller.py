@@ -35,6 +35,7 @@ from podwire.bpf import BpfError
 from podwire.datapath import DatapathError
 from podwire.kube.reflector import Change
 from podwire.policy.model import Compiled, Policy
+from podwire.policy.world import ServiceView
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ LINGER = 30.0
 ABSENT = 30.0
 """Seconds that a kind must be missing in the API before policies of an earlier agent are given up for it: an
 API server that starts does not know of its custom resources at first."""
+PATIENCE = 5.0
+"""Seconds that policies which name services for the first time wait until these are known."""
 NEVER = float("inf")
 LOOK_ENTRIES = 20_000
 """Entries of policy maps read again in one look."""
@@ -64,6 +67,11 @@ class Engine(Protocol):
         ...
 
     def set_world(self, world: World, cidrs: Numbered) -> None: ...
+    def set_services(self, services: Sequence[ServiceView]) -> None: ...
+    def names_services(self) -> bool:
+        """Does any policy that ``prefixes`` was asked about name services?"""
+        ...
+
     def compile(self, endpoints: Mapping[str, LocalEndpoint]) -> dict[str, Compiled]:
         """The policies of endpoints, by their keys."""
         ...
@@ -97,6 +105,8 @@ class Hooks(NamedTuple):
     """Give prefixes identities without anybody using them yet."""
     set_cidrs: Callable[[Collection[IPv4Network]], object]
     """Have addresses of exactly these prefixes known by their identities, with the next ``apply``."""
+    want_services: Callable[[], bool]
+    """Policies name services: are these known completely? Else ``take_services`` will tell."""
     apply: Callable[[], None]
     """Write what ``assignment`` answers into the kernel: first identities of addresses, then the numbers of
     endpoints, then the slots of those. Raises DatapathError, BpfError or OSError when it could not."""
@@ -164,6 +174,8 @@ class _State:
     """The last number whose entries were read again."""
     retry: float = RETRY
     retry_at: float = NEVER
+    patience: float = 0.0
+    """Until when services are waited for; 0: nobody asked for them yet."""
     linger: dict[IPv4Network, float] = field(default_factory=dict)
     """Prefixes that no rule names any more, and until when they keep their identities."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -207,6 +219,7 @@ class PolicyController:
         self._held: dict[str, _Held] = {}
         self._assigned: dict[str, Assigned] = {}
         self._cidrs: Numbered = {}
+        self._services: tuple[ServiceView, ...] = ()
         self._revision = 1
         self._touched: dict[str, Known] = {}
         self._inbox: deque[Callable[[], None]] = deque()
@@ -257,6 +270,15 @@ class PolicyController:
         """The world is another one, or an endpoint is."""
 
         def job() -> None:
+            self._state.dirty = True
+
+        self._put(job)
+
+    def take_services(self, services: Sequence[ServiceView]) -> None:
+        """Every service of the cluster, as far as policies are concerned."""
+
+        def job() -> None:
+            self._services = tuple(services)
             self._state.dirty = True
 
         self._put(job)
@@ -394,9 +416,9 @@ class PolicyController:
             state.look = False
         if state.dirty or due:
             versions = dict(state.versions)
-            self._follow()
-            state.dirty = False
-            self._settled(started, versions)
+            if self._follow():
+                state.dirty = False
+                self._settled(started, versions)
         else:
             state.observed = dict(state.versions)
         if state.news:
@@ -428,12 +450,15 @@ class PolicyController:
 
     # -- working it out ----------------------------------------------------------------------------
 
-    def _follow(self) -> None:
-        """Put in force what is known now."""
+    def _follow(self) -> bool:
+        """Put in force what is known now. False: policies name services that are still to be learned."""
         with self.guard:
             policies = self.store.rules_source()
         world = self._world()
+        self._engine.set_services(self._services)
         wanted = self._engine.prefixes(policies)
+        if self._engine.names_services() and not self._hooks.want_services() and self._patient():
+            return False
         fresh = wanted - self._cidrs.keys()
         prefixes = wanted | self._cidrs.keys()
         if fresh:
@@ -450,6 +475,14 @@ class PolicyController:
         until = time.monotonic() + LINGER
         gone = self._cidrs.keys() - wanted
         self._state.linger = {prefix: self._state.linger.get(prefix, until) for prefix in gone}
+        return True
+
+    def _patient(self) -> bool:
+        """Shall services be waited for? Not for ever: they allow the less, the fewer of them are known."""
+        state, now = self._state, time.monotonic()
+        state.patience = state.patience or now + PATIENCE
+        state.retry_at = state.patience if now < state.patience else NEVER
+        return now < state.patience
 
     def _install(self, world: World, *, always: bool = False) -> None:
         """Give every endpoint the map that its policy comes to. ``always``: addresses have changed, too."""

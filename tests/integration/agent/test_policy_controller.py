@@ -24,6 +24,7 @@ from podwire.agent.policy_store import PLURALS, Known
 from podwire.agent.policy_tables import CLOSED, OPEN, POLICIES, Contents, Entry, contents, decode
 from podwire.bpf import BpfError, Map
 from podwire.policy.model import Direction, MapKey
+from podwire.policy.world import ServiceView
 
 from .lab import Network, Node, eventually
 from .policy_cluster import cnp
@@ -87,6 +88,7 @@ class Bench:
         self.remembered: list[Mapping[str, object]] = []
         self.judged: dict[str, Known] = {}
         self.writes_left: int | None = None
+        self.services_known = True
         self.broken = False
         """Nothing can be applied."""
         self.checks = 0
@@ -97,8 +99,8 @@ class Bench:
 
     def make(self, **more: Any) -> PolicyController:
         hooks = Hooks(
-            self.number, self.show, self.apply, self.reports.append, self.judged.update,
-            self.problems.extend, self._remember,
+            self.number, self.show, lambda: self.services_known, self.apply, self.reports.append,
+            self.judged.update, self.problems.extend, self._remember,
         )  # fmt: skip
         maps = PolicyMaps(lambda name: Watched(self._node.datapath.map(name), self))  # type: ignore[arg-type,return-value]
         self.controller = PolicyController(maps, NodeEngine(), lambda: self.world, hooks, **more)
@@ -466,6 +468,47 @@ def test_changes_at_random_end_where_a_fresh_controller_does(bench: Bench, seed:
         if number != OPEN:
             assert maps.read(number) == contents(value), key
     assert bench.checks > 100
+
+
+def to_service(name: str) -> dict[str, Any]:
+    item = {"k8sService": {"serviceName": name, "namespace": "default"}}
+    return cnp("cli", {"app": "cli"}, egress=[{"toServices": [item]}])
+
+
+def egress(bench: Bench) -> set[int]:
+    """Whom c3 may send to."""
+    assigned = bench.controller.assigned("c3-eth0")
+    assert assigned is not None
+    return {key.identity for key in assigned.compiled.entries if key.direction is Direction.EGRESS}
+
+
+def test_policies_that_name_services_wait_for_them(bench: Bench) -> None:
+    bench.services_known = False
+    bench.apply_policy(to_service("db"))
+    bench.controller.take_version("CiliumNetworkPolicy", "7")
+    bench.round()
+    assert bench.endpoints["c3-eth0"][1] == OPEN
+    assert bench.controller.observed.get("ciliumnetworkpolicies") != "7"
+    bench.services_known = True
+    bench.controller.take_services([ServiceView("default", "db", addresses=frozenset({OUTSIDE}))])
+    bench.round()
+    assert bench.controller.observed["ciliumnetworkpolicies"] == "7"
+    assert egress(bench) == {bench.identity_of(OUTSIDE)}
+    bench.controller.take_services([ServiceView("default", "db", selector={"app": "web"})])
+    bench.round()
+    assert egress(bench) == {300}
+
+
+def test_services_are_not_waited_for_for_ever(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("podwire.agent.policy_controller.PATIENCE", 0.05)
+    bench.services_known = False
+    bench.apply_policy(to_service("db"))
+    bench.round()
+    assert bench.endpoints["c3-eth0"][1] == OPEN
+    time.sleep(0.06)
+    bench.round()
+    assert egress(bench) == set()
+    assert bench.endpoints["c3-eth0"][1] not in (OPEN, CLOSED)
 
 
 def test_the_thread_takes_what_comes(bench: Bench) -> None:
