@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
 from podwire.policy.cidr import wanted_prefixes
-from podwire.policy.compile import compile_prepared
-from podwire.policy.identity import INIT
-from podwire.policy.model import Compiled, Enforcement, Policy, Rule, Service, Subject
+from podwire.policy.compile import enforced_directions, write
+from podwire.policy.model import Compiled, Direction, Enforcement, Policy, Rule, Service, Subject
 from podwire.policy.prepared import PreparedRule, prepare
 from podwire.policy.selectors import matches
+from podwire.policy.side import Side, compile_side
 from podwire.policy.world import World
 
 
@@ -22,8 +22,14 @@ class _Book:
     rules: dict[PreparedRule, None]
     """Those that select it."""
     compiled: Compiled | None = None
-    stale: bool = True
-    """To be computed."""
+    sides: dict[Direction, Side] = field(default_factory=dict)
+    """Those that are not to be computed anew."""
+
+    def forget(self, changed: Iterable[PreparedRule]) -> None:
+        """Have all directions computed that some rules speak of."""
+        for prepared in changed:
+            for entry in prepared.entries:
+                self.sides.pop(entry.direction, None)
 
 
 class PolicyEngine:
@@ -53,7 +59,7 @@ class PolicyEngine:
         if mode is not self._enforcement:
             self._enforcement = mode
             for book in self._books.values():
-                book.stale = True
+                book.sides.clear()
 
     @property
     def policies(self) -> Mapping[str, Policy]:
@@ -117,17 +123,32 @@ class PolicyEngine:
         ]
 
     def _compile(self, books: Mapping[Subject, _Book]) -> None:
-        same_input: dict[object, Compiled] = {}
+        same_input: dict[object, tuple[Compiled, dict[Direction, Side]]] = {}
         same_output = {book.compiled.digest: book.compiled for book in books.values() if book.compiled}
         for subject, book in books.items():
-            if book.stale:
-                # Nothing else of a subject enters its policy.
-                key = (frozenset(book.rules), subject.named_ports, subject.identity == INIT)
-                known = same_input.get(key)
-                if known is None:
-                    fresh = compile_prepared(subject, list(book.rules), self.world, self._enforcement)
-                    known = same_input[key] = same_output.setdefault(fresh.digest, fresh)
-                book.compiled, book.stale = known, False
+            enforced = enforced_directions(
+                subject, (prepared.rule for prepared in book.rules), self._enforcement
+            )
+            stale = [
+                direction
+                for direction in Direction
+                if direction not in book.sides or book.sides[direction].enforced != (direction in enforced)
+            ]
+            if book.compiled is not None and not stale:
+                continue
+            # Nothing else of a subject enters its policy.
+            key = (frozenset(book.rules), subject.named_ports, enforced)
+            known = same_input.get(key)
+            if known is None:
+                for direction in stale:
+                    book.sides[direction] = self._side(subject, book, direction, direction in enforced)
+                fresh = write([book.sides[direction] for direction in Direction])
+                known = same_input[key] = same_output.setdefault(fresh.digest, fresh), book.sides
+            book.compiled, book.sides = known[0], dict(known[1])
+
+    def _side(self, subject: Subject, book: _Book, direction: Direction, enforced: bool) -> Side:
+        rules = () if self._enforcement is Enforcement.NEVER else book.rules
+        return compile_side(direction, enforced, subject, rules, self.world)
 
     def _rules_for(self, subject: Subject) -> dict[PreparedRule, None]:
         return {
@@ -151,19 +172,16 @@ class PolicyEngine:
             )
         }
         for book in self._books.values():
-            if not book.stale and not touched.isdisjoint(book.rules):
-                book.stale = True
+            book.forget(touched.intersection(book.rules))
 
     def _replace(self, old: list[PreparedRule], fresh: list[PreparedRule]) -> None:
         for subject, book in self._books.items():
-            before = len(book.rules)
-            for prepared in old:
-                book.rules.pop(prepared, None)
-            lost = len(book.rules) != before
-            chosen = [prepared for prepared in fresh if matches(prepared.rule.subject, subject.labels)]
-            book.rules.update(dict.fromkeys(chosen))
-            if lost or chosen:
-                book.stale = True
+            lost = [prepared for prepared in old if prepared in book.rules]
+            found = [prepared for prepared in fresh if matches(prepared.rule.subject, subject.labels)]
+            for prepared in lost:
+                del book.rules[prepared]
+            book.rules.update(dict.fromkeys(found))
+            book.forget([*lost, *found])
 
 
 def _services(rules: Iterable[Rule]) -> Iterable[Service]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from weakref import WeakValueDictionary
@@ -110,6 +111,7 @@ class World:
         self._known: dict[Identity, _Known] = {}
         self._prefixes: dict[IPv4Network, Identity] = {}
         self._numbers: dict[int, Identity] = {}
+        self._sorted: dict[int, Sequence[Identity]] = {}
         self._free: list[int] = []
         self._leaving: dict[Identity, int] = {}
         self._fresh_slots = itertools.count()
@@ -222,10 +224,15 @@ class World:
         known = self._known.get(number)
         return 0 if known is None else 1 << known.slot
 
-    def numbers(self, bits: int) -> list[Identity]:
-        """Return the identities whose bits are set."""
-        numbers = self._numbers
-        return [numbers[slot] for slot in bit_positions(bits)]
+    def numbers(self, bits: int) -> Sequence[Identity]:
+        """Return the identities whose bits are set, ascending.
+
+        Equal bits give the same object until a refresh; do not change it."""
+        found = self._sorted.get(bits)
+        if found is None:
+            numbers = self._numbers
+            found = self._sorted[bits] = array("L", sorted(numbers[slot] for slot in bit_positions(bits)))
+        return found
 
     def labels(self, number: Identity) -> Labels | None:
         """Return the labels of an identity; None: unknown."""
@@ -255,6 +262,7 @@ class World:
                 if stale and (bits := self._select(peer)) != selection.bits:
                     selection.bits = bits
                     changed.selections.add(selection)
+        self._sorted.clear()
         for slot in self._leaving.values():
             del self._numbers[slot]
             self._free.append(slot)
