@@ -59,50 +59,58 @@ static __always_inline __u32 policy4_class(void *entries, __u32 direction, __be3
  * 2. an allow of either, the longer one to be named;
  * 3. the longest entry for the class of the peer's address;
  * 4. refused.
- * Sets `rule` and `match`. Returns 0 or minus an enum podwire_drop_reason. */
+ * Returns the entry, or NULL; `specific` says whether it names the peer. */
+static __always_inline const struct podwire_policy *
+policy4_find(void *entries, struct podwire_policy_key *key, __be32 address, bool *specific)
+{
+	const struct podwire_policy *peer = NULL, *any;
+
+	*specific = true;
+	if (key->identity != PODWIRE_POLICY_ANY_PEER) {
+		peer = bpf_map_lookup_elem(entries, key);
+		if (peer && (peer->flags & (PODWIRE_POLICY_DENY | PODWIRE_POLICY_FINAL)))
+			return peer;
+		key->identity = PODWIRE_POLICY_ANY_PEER;
+	}
+	any = bpf_map_lookup_elem(entries, key);
+	if (any &&
+	    (!peer || (any->flags & PODWIRE_POLICY_DENY) || any->prefix_length > peer->prefix_length)) {
+		*specific = false;
+		return any;
+	}
+	if (peer)
+		return peer;
+	key->identity = policy4_class(entries, key->direction, address);
+	return key->identity == PODWIRE_POLICY_ANY_PEER ? NULL : bpf_map_lookup_elem(entries, key);
+}
+
+/* Judge by the policy's entries. Sets `rule` and `match`. Returns 0 or minus an enum podwire_drop_reason. */
 static __noinline int policy4_verdict(struct podwire_judgement *judgement)
 {
 	bool egress = judgement->direction == PODWIRE_DIRECTION_EGRESS;
 	struct podwire_policy_key key = {
 		.prefix_length = PODWIRE_POLICY_PREFIX_FULL,
+		.identity = egress ? judgement->destination_identity : judgement->source_identity,
 		.direction = egress ? PODWIRE_POLICY_EGRESS : PODWIRE_POLICY_INGRESS,
 		.protocol = judgement->protocol,
 		.port = judgement->destination_port,
 	};
-	const struct podwire_policy *peer = NULL, *any, *found;
+	const struct podwire_policy *found = NULL;
 	__u32 number = judgement->policy;
 	void *entries = bpf_map_lookup_elem(&podwire_policies, &number);
+	bool specific = false;
 
-	judgement->rule = 0;
-	judgement->match = PODWIRE_MATCH_NONE;
-	if (!entries)
+	if (entries)
+		found = policy4_find(entries, &key,
+				     egress ? judgement->destination_address : judgement->source_address,
+				     &specific);
+	if (!found) {
+		judgement->rule = 0;
+		judgement->match = PODWIRE_MATCH_NONE;
 		return -PODWIRE_DROP_POLICY;
-	any = bpf_map_lookup_elem(entries, &key);
-	key.identity = egress ? judgement->destination_identity : judgement->source_identity;
-	if (key.identity != PODWIRE_POLICY_ANY_PEER)
-		peer = bpf_map_lookup_elem(entries, &key);
-	if (!peer && !any) {
-		key.identity =
-			policy4_class(entries, key.direction,
-				      egress ? judgement->destination_address : judgement->source_address);
-		if (key.identity == PODWIRE_POLICY_ANY_PEER)
-			return -PODWIRE_DROP_POLICY;
-		peer = bpf_map_lookup_elem(entries, &key);
-		if (!peer)
-			return -PODWIRE_DROP_POLICY;
 	}
-	if (peer && (peer->flags & PODWIRE_POLICY_DENY))
-		found = peer;
-	else if (any && (any->flags & PODWIRE_POLICY_DENY))
-		found = any;
-	else if (peer && any)
-		found = peer->prefix_length >= any->prefix_length ? peer : any;
-	else
-		found = peer ? peer : any;
-	if (!found)
-		return -PODWIRE_DROP_POLICY; /* only the verifier doubts */
 	judgement->rule = found->rule;
-	judgement->match = match_type(found->prefix_length, found == peer);
+	judgement->match = match_type(found->prefix_length, specific);
 	return found->flags & PODWIRE_POLICY_DENY ? -PODWIRE_DROP_POLICY_DENY : 0;
 }
 

@@ -23,6 +23,8 @@ enum podwire_policy_direction {
 enum podwire_policy_flags {
 	PODWIRE_POLICY_DENY = 1U << 0,
 	PODWIRE_POLICY_BLOCK = 1U << 1, /* the entry of a block of addresses: `rule` is its class */
+	/* No deny for any peer can outrank this entry: it decides without a second lookup. */
+	PODWIRE_POLICY_FINAL = 1U << 2,
 };
 
 /* Bits that are compared: identity and direction always, then protocol, then the port's leading bits. ICMP

@@ -19,7 +19,7 @@ AUDIT = 2
 NOTHING_MATCHED, DENIED = 133, 181
 NONE, L3_ONLY, L3_L4, L4_ONLY, ALL, L3_PROTO, PROTO_ONLY = range(7)
 _NO_PREALLOC = 1
-_DENY, _BLOCK = 1, 2
+_DENY, _BLOCK, _FINAL = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,11 @@ def allow(
     *,
     bits: int = 16,
     rule: int = 1,
+    final: bool = False,
 ) -> Entry:
-    """``port`` None: every one of the protocol; ``bits``: how many leading ones must agree."""
-    return _entry(direction, peer, protocol, port, bits, 0, rule)
+    """``port`` None: every one of the protocol; ``bits``: how many leading ones must agree; ``final``:
+    nothing that holds for any peer can outrank it."""
+    return _entry(direction, peer, protocol, port, bits, _FINAL if final else 0, rule)
 
 
 def deny(

@@ -153,6 +153,17 @@ def test_the_longest_entries_decide(
 
 
 @pytest.mark.parametrize(("send", "direction", "peer"), PATHS)
+def test_a_final_entry_is_not_compared_with_what_holds_for_any_peer(
+    cluster: Node, send: Send, direction: int, peer: int
+) -> None:
+    """Whoever writes it knows that nothing there can outrank it; a deny would, and shows that nobody asks."""
+    everybody = deny(direction), allow(direction, 0, TCP_PROTO, 80, rule=2)
+    p.enforce(cluster, POD_B, allow(direction, peer, rule=3, final=True), *everybody, identity=B_ID)
+    (verdict,) = send(cluster).verdicts
+    assert (verdict["verdict"], verdict["rule"], verdict["match"]) == (0, 3, p.L3_ONLY)
+
+
+@pytest.mark.parametrize(("send", "direction", "peer"), PATHS)
 def test_an_endpoint_is_closed_when_its_number_has_no_entries_or_no_map(
     cluster: Node, send: Send, direction: int, peer: int
 ) -> None:

@@ -31,7 +31,8 @@ LARGEST = 65536
 NO_PREALLOC = 1
 """BPF_F_NO_PREALLOC, which tries must have."""
 
-FLAG_DENY, FLAG_BLOCK = 1, 2
+FLAG_DENY, FLAG_BLOCK, FLAG_FINAL = 1, 2, 4
+"""FINAL: the programs need not ask what holds for any peer."""
 _IDENTITY_BITS, _DIRECTION_BITS, _PROTOCOL_BITS = 32, 8, 8
 _BLOCK_IDENTITY = 0xFFFFFF00
 _HEAD = struct.Struct("=II")
@@ -59,7 +60,14 @@ class Block(NamedTuple):
 
 def contents(compiled: Compiled) -> Contents:
     """What the kernel must have for a policy."""
-    found = {encode_key(key): encode_value(key, value) for key, value in compiled.entries.items()}
+    outranking = {key.direction for key, value in compiled.entries.items() if not key.identity and value.deny}
+    outranking |= {key.direction for key, value in compiled.entries.items() if value.proxy_port}
+    found = {
+        encode_key(key): encode_value(
+            key, value, final=key.identity != 0 and not value.deny and key.direction not in outranking
+        )
+        for key, value in compiled.entries.items()
+    }
     for key, identity in compiled.blocks.items():
         found[encode_block(key)] = _value(0, FLAG_BLOCK, block_bits(key), identity)
     return found
@@ -104,8 +112,10 @@ def encode_block(key: BlockKey) -> bytes:
     return _HEAD.pack(block_bits(key), _BLOCK_IDENTITY | key.direction) + key.prefix.network_address.packed
 
 
-def encode_value(key: MapKey, value: MapValue) -> bytes:
-    return _value(value.proxy_port, FLAG_DENY if value.deny else 0, prefix_bits(key), value.rule)
+def encode_value(key: MapKey, value: MapValue, *, final: bool = False) -> bytes:
+    """``final``: no entry for any peer in the same direction can outrank this one."""
+    flags = FLAG_DENY * value.deny | FLAG_FINAL * final
+    return _value(value.proxy_port, flags, prefix_bits(key), value.rule)
 
 
 def _value(proxy_port: int, flags: int, bits: int, rule: int) -> bytes:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podwire.agent.policy_tables import (
+    FLAG_FINAL,
     KEY_SIZE,
     VALUE_SIZE,
     Block,
@@ -50,6 +51,29 @@ def test_ports_are_in_the_network_s_order() -> None:
     value = encode_value(MapKey(OUT, 1), MapValue(deny=True, rule=7, proxy_port=0x1234))
     assert value == b"\x12\x34\x01\x28\x07\x00\x00\x00"
     assert len(value) == VALUE_SIZE
+
+
+@pytest.mark.parametrize(
+    ("others", "final"),
+    [
+        ({}, True),
+        ({MapKey(IN, 0, 6): MapValue()}, True),
+        ({MapKey(IN, 301): MapValue(deny=True)}, True),
+        ({MapKey(OUT, 0): MapValue(deny=True)}, True),
+        ({MapKey(IN, 0, 17): MapValue(deny=True)}, False),
+        ({MapKey(IN, 0, 6): MapValue(proxy_port=1)}, False),
+    ],
+)
+def test_an_entry_is_final_unless_one_for_any_peer_could_outrank_it(
+    others: dict[MapKey, MapValue], final: bool
+) -> None:
+    """The programs then spare themselves the second lookup."""
+    entries = {MapKey(IN, 300): MapValue(), MapKey(IN, 302): MapValue(deny=True), **others}
+    raw = contents(Compiled(frozenset(), entries, {}))
+    assert bool(raw[encode_key(MapKey(IN, 300))][2] & FLAG_FINAL) is final
+    for key, value in entries.items():
+        if not key.identity or value.deny:
+            assert not raw[encode_key(key)][2] & FLAG_FINAL
 
 
 def test_a_block_lies_where_no_identity_does() -> None:
