@@ -58,7 +58,7 @@ class Cluster:
 
     # -- nodes and pods ----------------------------------------------------------------------------
 
-    def add_node(self, *, start: bool = True, **settings: Any) -> Node:
+    def add_node(self, *, start: bool = True, mode: str = "ebpf", **settings: Any) -> Node:
         node = self.network.add_node(
             node_source="kubernetes", kubeconfig=str(self.kubeconfig), health=False, **settings
         )
@@ -68,7 +68,7 @@ class Cluster:
             "status": {"addresses": [{"type": "InternalIP", "address": node.address}]},
         }
         self.api.put(NODES, value)
-        node.load()
+        node.load(mode)
         if start:
             node.start()
         return node

@@ -5,18 +5,30 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.unit.kube.cluster_api import (
+    CILIUM_CLUSTERWIDE_POLICIES,
+    CILIUM_POLICIES,
+    NETWORK_POLICIES,
+    NODE_ENDPOINTS,
+    key_of,
+)
+
 from . import conversation
-from .cluster_api import ClusterApi, serving
+from .cluster import API_ADDRESS, Cluster
 from .lab import Network, Node, Pod, eventually
 
 SCRIPT = str(conversation.__file__)
-GATEWAY = "10.200.0.254"
-"""Where the API answers: an address outside the cluster."""
+GATEWAY = API_ADDRESS
+"""An address outside the cluster."""
+COLLECTIONS = {
+    "NetworkPolicy": NETWORK_POLICIES,
+    "CiliumNetworkPolicy": CILIUM_POLICIES,
+    "CiliumClusterwideNetworkPolicy": CILIUM_CLUSTERWIDE_POLICIES,
+}
 
 
 def cnp(name: str, subject: dict[str, str], **spec: Any) -> dict[str, Any]:
@@ -47,62 +59,57 @@ def from_app(app: str, *ports: int) -> dict[str, Any]:
     return entry
 
 
-class PolicyCluster:
-    """A network of nodes and its API."""
+class PolicyCluster(Cluster):
+    """A network of nodes whose API has policies."""
 
     def __init__(self, network: Network, directory: Path) -> None:
-        self.network = network
+        super().__init__(network, directory)
         self._stack = contextlib.ExitStack()
-        self._kubeconfig = directory / "kubeconfig"
-        self.api: ClusterApi = self._stack.enter_context(serving(network.switch, GATEWAY, self._kubeconfig))
-        self.api.apply({"kind": "Namespace", "metadata": {"name": "default"}})
 
-    def add_node(self, mode: str = "ebpf", **settings: Any) -> Node:
-        """A node with a ready agent."""
-        node = self.network.add_node(
-            node_source="kubernetes", kubeconfig=str(self._kubeconfig), **{"health": False, **settings}
-        )
-        self.api.apply(
-            {
-                "kind": "Node",
-                "metadata": {"name": node.name},
-                "spec": {"podCIDR": node.pod_cidr},
-                "status": {"addresses": [{"type": "InternalIP", "address": node.address}]},
-            }
-        )
-        node.load(mode)
-        node.start()
+    def enforcing(self, mode: str = "ebpf", **settings: Any) -> Node:
+        """A node whose agent enforces what the API has."""
+        node = self.add_node(mode=mode, **settings)
         eventually(lambda: node.get("/v1/status")["policies"]["synced"], 20)
         return node
-
-    def add_pod(self, node: Node, name: str, ports: dict[str, int] | None = None, **labels: str) -> Pod:
-        self.label(node, name, ports, **labels)
-        return node.add(name)
-
-    def label(self, node: Node, name: str, ports: dict[str, int] | None = None, **labels: str) -> None:
-        """The pod's object; ``ports`` are named ones of TCP."""
-        named = [{"name": port, "containerPort": number} for port, number in (ports or {}).items()]
-        self.api.apply(
-            {
-                "kind": "Pod",
-                "metadata": {"namespace": "default", "name": name, "labels": labels},
-                "spec": {"nodeName": node.name, "containers": [{"name": "c", "ports": named}]},
-            }
-        )
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Apply policies and wait until every node says that it enforces them."""
         for value in objects:
-            stored = self.api.apply(value)
+            stored = self.api.put(COLLECTIONS[value["kind"]], self._next(value))
             self.await_version(value["kind"], int(stored["metadata"]["resourceVersion"]))
 
+    def _next(self, value: dict[str, Any]) -> dict[str, Any]:
+        """The object as an API server would store it: its generation counts changes of its spec, and what its
+        status says stays."""
+        known = self.api.get(COLLECTIONS[value["kind"]], key_of(value))
+        if known is None:
+            return {**value, "metadata": {**value["metadata"], "generation": 1}}
+        same = known["spec"] == value["spec"]
+        generation = known["metadata"]["generation"] + (0 if same else 1)
+        return {
+            **value,
+            "metadata": {**value["metadata"], "generation": generation},
+            "status": known.get("status", {}),
+        }
+
     def remove(self, kind: str, name: str) -> None:
-        key = name if kind == "CiliumClusterwideNetworkPolicy" else f"default/{name}"
-        self.await_version(kind, self.api.remove(kind, key))
+        self.api.remove(COLLECTIONS[kind], f"default/{name}")
+        self.await_version(kind, self.api.version)
 
     def await_version(self, kind: str, version: int) -> None:
+        """Wait until every node says that it enforces what the API had at a version."""
         for node in self.network.nodes:
-            eventually(lambda node=node: self.api.observed(node.name, kind) >= version)
+            eventually(lambda node=node: self.observed(node, kind) >= version)
+
+    def observed(self, node: Node, kind: str) -> int:
+        """Up to which version a node says to enforce policies of a kind; 0 when it says nothing."""
+        value = self.api.get(NODE_ENDPOINTS, node.name) or {}
+        plural = COLLECTIONS[kind].rpartition("/")[2]
+        return int((value.get("status") or {}).get("observed", {}).get(plural) or 0)
+
+    def all(self, collection: str) -> list[dict[str, Any]]:
+        found = [self.api.get(collection, name) for name in sorted(self.api.names(collection))]
+        return [value for value in found if value is not None]
 
     def serve(self, pod: Pod, number: int, protocol: str = "tcp") -> None:
         """A server in a pod; it answers with the pod's name."""
@@ -113,6 +120,7 @@ class PolicyCluster:
 
     def close(self) -> None:
         self._stack.close()
+        super().close()
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -143,9 +151,3 @@ def policy_cluster(network: Network, directory: Path) -> Iterator[PolicyCluster]
             if node.agent is not None:
                 node.kill()
         cluster.close()
-
-
-def timed(function: Any) -> float:
-    started = time.monotonic()
-    function()
-    return time.monotonic() - started

@@ -19,7 +19,7 @@ def cluster(network: Network, tmp_path: Path) -> Iterator[PolicyCluster]:
 
 @pytest.mark.parametrize("mode", ["ebpf", "legacy"])
 def test_a_policy_holds_on_one_node_and_across_nodes(cluster: PolicyCluster, mode: str) -> None:
-    first, second = cluster.add_node(mode), cluster.add_node(mode)
+    first, second = cluster.enforcing(mode), cluster.enforcing(mode)
     web = cluster.add_pod(first, "web", app="web")
     near = cluster.add_pod(first, "near", app="cli")
     far = cluster.add_pod(second, "far", app="cli")
@@ -44,7 +44,7 @@ def test_a_policy_holds_on_one_node_and_across_nodes(cluster: PolicyCluster, mod
 
 
 def test_drops_are_explained(cluster: PolicyCluster) -> None:
-    node = cluster.add_node()
+    node = cluster.enforcing()
     web, cli = cluster.add_pod(node, "web", app="web"), cluster.add_pod(node, "cli", app="cli")
     cluster.serve(web, 80)
     rule = {"ingress": [from_app("cli")], "ingressDeny": [from_app("cli", 80)]}

@@ -14,6 +14,14 @@ from typing import Any
 
 import pytest
 
+from tests.unit.kube.cluster_api import (
+    CILIUM_CLUSTERWIDE_POLICIES,
+    CILIUM_POLICIES,
+    EVENTS,
+    IDENTITIES,
+    NODE_ENDPOINTS,
+)
+
 from .lab import REPOSITORY, Network, Node, Pod, eventually
 from .policy_cluster import PolicyCluster, cnp, from_app, knp, policy_cluster, reaches
 
@@ -29,7 +37,7 @@ def cluster(network: Network, tmp_path: Path) -> Iterator[PolicyCluster]:
 @pytest.fixture
 def trio(cluster: PolicyCluster) -> tuple[Node, Pod, Pod]:
     """A node, a pod that serves on 80 and is open for the app ``cli`` alone, and one of that app."""
-    node = cluster.add_node()
+    node = cluster.enforcing()
     web, cli = cluster.add_pod(node, "web", app="web"), cluster.add_pod(node, "cli", app="cli")
     cluster.serve(web, 80)
     cluster.apply(cnp("web", {"app": "web"}, ingress=[from_app("cli", 80)]))
@@ -46,7 +54,7 @@ def podwire(node: Node, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def condition(cluster: PolicyCluster, name: str) -> dict[str, Any]:
-    value = cluster.api.get(KIND, f"default/{name}") or {}
+    value = cluster.api.get(CILIUM_POLICIES, f"default/{name}") or {}
     return next(iter((value.get("status") or {}).get("conditions") or []), {})
 
 
@@ -62,7 +70,7 @@ def test_policies_outlive_the_agent_and_the_api(cluster: PolicyCluster, trio: tu
     node.kill(signal.SIGKILL)
     assert reaches(cli, web.address, 80)
     assert not reaches(other, web.address, 80)
-    cluster.api.away = True
+    cluster.api.fail()
     node.start(wait=False)
     eventually(node.reachable)
     time.sleep(2)  # several looks around
@@ -70,8 +78,8 @@ def test_policies_outlive_the_agent_and_the_api(cluster: PolicyCluster, trio: tu
     assert not reaches(other, web.address, 80)
     assert not node.get("/v1/status")["policies"]["synced"]
     # What changed meanwhile is in force as soon as the API tells.
-    cluster.api.apply(cnp("web", {"app": "web"}, ingress=[from_app("other", 80)]))
-    cluster.api.away = False
+    cluster.api.put(CILIUM_POLICIES, cnp("web", {"app": "web"}, ingress=[from_app("other", 80)]))
+    cluster.api.fail(failing=False)
     eventually(lambda: node.get("/v1/status")["policies"]["synced"], 40)
     assert not reaches(cli, web.address, 80)
     assert reaches(other, web.address, 80)
@@ -111,7 +119,7 @@ def test_an_object_that_becomes_invalid_stays_in_force_as_it_was(
     assert not reaches(other, web.address, 80)
     (problem,) = [text for text in node.get("/v1/status")["problems"] if "invalid" in text]
     assert problem.startswith("CiliumNetworkPolicy/default/web is invalid: ")
-    eventually(lambda: any(e["reason"] == "InvalidPolicy" for e in cluster.api.all("Event")))
+    eventually(lambda: any(e["reason"] == "InvalidPolicy" for e in cluster.all(EVENTS)))
     (listed,) = node.get("/v1/policies")["policies"]
     assert (listed["valid"], listed["in_force_generation"], listed["generation"]) == (False, 1, 2)
     cluster.apply(cnp("web", {"app": "web"}, ingress=[from_app("other", 80)]))
@@ -122,24 +130,23 @@ def test_an_object_that_becomes_invalid_stays_in_force_as_it_was(
 
 def test_one_agent_says_what_all_know(cluster: PolicyCluster) -> None:
     for _ in range(3):
-        cluster.add_node()
+        cluster.enforcing()
     cluster.apply(cnp("wrong", {"app": "web"}, ingress=[{"fromEntities": ["everyone"]}]))
     eventually(lambda: condition(cluster, "wrong").get("status") == "False")
     assert "Nothing of it is enforced" in condition(cluster, "wrong")["message"]
     time.sleep(4.5)
-    written = [path for _, path in cluster.api.writes if path.endswith("/wrong/status")]
+    written = [path for _, path in cluster.api.requests if path.endswith("/wrong/status")]
     assert 1 <= len(written) <= 2  # two may begin at the same moment
 
 
 def test_a_policy_too_large_for_a_map_closes_the_endpoint(cluster: PolicyCluster) -> None:
-    node = cluster.add_node()
+    node = cluster.enforcing()
     web, cli = cluster.add_pod(node, "web", app="web"), cluster.add_pod(node, "cli", app="cli")
     cluster.serve(web, 80)
     for number in range(2300):
         labels = {"k8s:many": str(number), "k8s:io.kubernetes.pod.namespace": "default"}
-        cluster.api.apply(
-            {"kind": "Identity", "metadata": {"name": str(2000 + number)}, "spec": {"labels": labels}}
-        )
+        value = {"metadata": {"name": str(2000 + number)}, "spec": {"labels": labels}}
+        cluster.api.put(IDENTITIES, value)
     many = {"fromEndpoints": [{"matchExpressions": [{"key": "many", "operator": "Exists"}]}]}
     ports = {"toPorts": [{"ports": [{"port": "1", "endPort": 65534, "protocol": "TCP"}]}]}
     cluster.apply(cnp("web", {"app": "web"}, ingress=[{**many, **ports}, from_app("cli")]))
@@ -148,11 +155,9 @@ def test_a_policy_too_large_for_a_map_closes_the_endpoint(cluster: PolicyCluster
     assert "a policy map holds at most 65536" in policy_of(node, web)["problem"]
     assert not reaches(cli, web.address, 80)
     assert not reaches(node, web.address, 80)
-    problems = (cluster.api.get("NodeEndpoints", node.name) or {})["status"]["problems"]
+    problems = (cluster.api.get(NODE_ENDPOINTS, node.name) or {})["status"]["problems"]
     assert any("default/web is closed" in text for text in problems)
-    (event,) = eventually(
-        lambda: [e for e in cluster.api.all("Event") if e["reason"] == "PolicyNotEnforceable"]
-    )
+    (event,) = eventually(lambda: [e for e in cluster.all(EVENTS) if e["reason"] == "PolicyNotEnforceable"])
     assert event["involvedObject"]["name"] == "web"
     assert reaches(web, cli.address, 22) is False  # closed in both directions
     cluster.apply(cnp("web", {"app": "web"}, ingress=[from_app("cli")]))
@@ -163,17 +168,17 @@ def test_a_policy_too_large_for_a_map_closes_the_endpoint(cluster: PolicyCluster
 def test_labels_of_a_running_pod_count_at_once(cluster: PolicyCluster, trio: tuple[Node, Pod, Pod]) -> None:
     node, web, cli = trio
     assert reaches(cli, web.address, 80)
-    cluster.label(node, "cli", app="other")
+    cluster.pod(node, "cli", {"app": "other"})
     eventually(lambda: not reaches(cli, web.address, 80, 0.3), 5)
-    cluster.label(node, "cli", app="cli")
+    cluster.pod(node, "cli", {"app": "cli"})
     eventually(lambda: reaches(cli, web.address, 80, 0.3), 5)
-    cluster.label(node, "web", app="free")
-    cluster.label(node, "cli", app="other")
+    cluster.pod(node, "web", {"app": "free"})
+    cluster.pod(node, "cli", {"app": "other"})
     eventually(lambda: reaches(cli, web.address, 80, 0.3), 5)
 
 
 def test_audit_lets_pass_and_says_so(cluster: PolicyCluster) -> None:
-    node = cluster.add_node(policy={"audit": True})
+    node = cluster.enforcing(policy={"audit": True})
     web, cli = cluster.add_pod(node, "web", app="web"), cluster.add_pod(node, "cli", app="cli")
     cluster.serve(web, 80)
     cluster.apply(cnp("web", {"app": "web"}, ingress=[{}]))
@@ -184,8 +189,8 @@ def test_audit_lets_pass_and_says_so(cluster: PolicyCluster) -> None:
 
 
 def test_modes(cluster: PolicyCluster) -> None:
-    always = cluster.add_node(policy={"enforcement": "always"})
-    never = cluster.add_node(policy={"enforcement": "never"})
+    always = cluster.enforcing(policy={"enforcement": "always"})
+    never = cluster.enforcing(policy={"enforcement": "never"})
     for node in (always, never):
         cluster.serve(cluster.add_pod(node, f"web{node.number}", app="web"), 80)
     outside = cluster.add_pod(never, "cli", app="cli")
@@ -200,9 +205,9 @@ def test_modes(cluster: PolicyCluster) -> None:
 
 def test_kinds_that_are_not_served_are_no_obstacle(network: Network, tmp_path: Path) -> None:
     with policy_cluster(network, tmp_path) as cluster:
-        cluster.api.missing = {cluster.api.path_of(KIND)}
-        cluster.api.missing.add(cluster.api.path_of("CiliumClusterwideNetworkPolicy"))
-        node = cluster.add_node()
+        for collection in (CILIUM_POLICIES, CILIUM_CLUSTERWIDE_POLICIES):
+            del cluster.api.objects[collection]
+        node = cluster.enforcing()
         web, cli = cluster.add_pod(node, "web", app="web"), cluster.add_pod(node, "cli", app="cli")
         cluster.serve(web, 80)
         assert reaches(cli, web.address, 80)
@@ -210,7 +215,7 @@ def test_kinds_that_are_not_served_are_no_obstacle(network: Network, tmp_path: P
         assert not reaches(cli, web.address, 80)
         problems = node.get("/v1/status")["problems"]
         assert any("serves no ciliumnetworkpolicies" in text for text in problems)
-        cluster.api.missing.clear()
+        cluster.api.serve(CILIUM_POLICIES, CILIUM_CLUSTERWIDE_POLICIES)
         cluster.apply(cnp("open", {"app": "web"}, ingress=[from_app("cli")]))
         assert reaches(cli, web.address, 80)
 

@@ -94,7 +94,7 @@ def ingress_sets() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("mode", ["ebpf", "legacy"])
 def test_nothing_is_lost_or_let_in_while_a_policy_is_replaced(cluster: PolicyCluster, mode: str) -> None:
-    first, second = cluster.add_node(mode), cluster.add_node(mode)
+    first, second = cluster.enforcing(mode), cluster.enforcing(mode)
     web = cluster.add_pod(first, "web", app="web")
     clients = [cluster.add_pod(first, "near", app="cli"), cluster.add_pod(second, "far", app="cli")]
     sets = ingress_sets()
@@ -109,7 +109,7 @@ def test_nothing_is_lost_or_let_in_while_a_policy_is_replaced(cluster: PolicyClu
     for round_number in range(24):
         cluster.apply(sets[(round_number + 1) % len(sets)])
         # Labels of peers and policies of others change meanwhile, as they do.
-        cluster.label(second, "far", app="cli")
+        cluster.pod(second, "far", {"app": "cli"})
         cluster.apply(
             knp("other", {"app": "web"}, ingress=[{"ports": kubernetes_ports(1, round_number + 10)}])
         )
@@ -126,7 +126,7 @@ def test_nothing_is_lost_or_let_in_while_a_policy_is_replaced(cluster: PolicyClu
 def test_an_address_is_never_refused_while_it_gets_a_narrower_identity(
     cluster: PolicyCluster, mode: str
 ) -> None:
-    node = cluster.add_node(mode)
+    node = cluster.enforcing(mode)
     client = cluster.add_pod(node, "cli", app="cli")
     other = cluster.add_pod(node, "other", app="other")
 
@@ -154,7 +154,7 @@ def test_an_address_is_never_refused_while_it_gets_a_narrower_identity(
 
 
 def test_established_connections_follow_the_new_policy_at_once(cluster: PolicyCluster) -> None:
-    node = cluster.add_node()
+    node = cluster.enforcing()
     web, client = cluster.add_pod(node, "web", app="web"), cluster.add_pod(node, "cli", app="cli")
     stream = Stream(web.popen, client, web.address, ALLOWED, NEVER_AGAIN)
     time.sleep(0.3)
