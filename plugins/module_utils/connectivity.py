@@ -22,6 +22,9 @@ MOST_AT_ONCE = 32
 COMMAND_SLACK = 15.0
 """Seconds that a command may take beyond the timeout: kubectl has to reach the pod first."""
 DEFAULT_PAYLOAD = "podwire\n"
+EVENT_LOGS = ("/v1/verdicts", "/v1/drops")
+MOST_EVENTS = 20000
+HTTP_OK = 200
 EVENTS_SETTLE = 0.3
 """Seconds until an agent has read what its datapath has just reported."""
 
@@ -53,15 +56,19 @@ class Runner:
         with ThreadPoolExecutor(min(MOST_AT_ONCE, len(probes))) as pool:
             return list(pool.map(self._row, probes))
 
-    def explain(self, rows: Sequence[Mapping[str, Any]], since: int = 0) -> dict[int, str]:
-        """Why this node's datapath dropped packets of rows: index of the row to reason."""
-        _, answer = self.client.get(f"/v1/drops?since={since}&limit=10000")
-        reasons = {number: report.reason_in(row, answer["events"]) for number, row in enumerate(rows)}
+    def explain(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        """What this node's datapath says about rows that want a reason: index of the row to reason."""
+        asked = {number: row for number, row in enumerate(rows) if report.wants_reason(row)}
+        if not asked:
+            return {}
+        events = [event for log in EVENT_LOGS for event in self._events(log)]
+        reasons = {number: report.reason_in(row, events) for number, row in asked.items()}
         return {number: reason for number, reason in reasons.items() if reason}
 
-    def last_event(self) -> int:
-        """Number of the latest drop event."""
-        return int(self.client.get("/v1/drops?limit=1")[1]["last"])
+    def _events(self, log: str) -> list[dict[str, Any]]:
+        # An agent that enforces no policies yet knows no verdicts.
+        status, answer = self.client.get(f"{log}?limit={MOST_EVENTS}", accept=(200, 404))
+        return list(answer["events"]) if status == HTTP_OK else []
 
     def _find_namespaces(self) -> dict[str, str]:
         """The network namespace of each pod of this node, by the pod's address."""

@@ -14,9 +14,24 @@ CLOCK_SLACK = 3.0
 
 
 def reason_in(row: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:
-    """Why the datapath dropped a row's packets, from drop events; "" when none is about them."""
+    """What the datapath did with a row's packets, from drop and verdict events; "" when none tells.
+
+    Of an answer only a policy's verdict tells, and only where a policy judges at all.
+    """
     mine = [event for event in events if _is_about(event, row)]
+    if row["observed"] == "allowed":
+        mine = [event for event in mine if event.get("verdict") in ("allowed", "audited")]
+    else:
+        # A drop is the last word on a packet; a verdict says the same in advance.
+        mine = [event for event in mine if "verdict" not in event] or [
+            event for event in mine if event.get("verdict") == "denied"
+        ]
     return describe(mine[-1]) if mine else ""
+
+
+def wants_reason(row: Mapping[str, Any]) -> bool:
+    """Whether to ask the datapath about a row: silence proves a denial only together with a drop."""
+    return not is_right(row) or row["observed"] == "denied"
 
 
 def _is_about(event: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
@@ -31,25 +46,25 @@ def _is_about(event: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
 
 
 def describe(event: Mapping[str, Any]) -> str:
-    """A drop event as a sentence."""
-    name = str(event.get("reason_name") or "dropped").replace("_", " ")
-    parts = [f"{name} ({event.get('reason')})"]
-    direction = event.get("direction")
-    if direction:
-        parts.append(f"at {direction}")
+    """An event as a sentence."""
+    if event.get("verdict") in ("allowed", "audited"):
+        parts = [str(event["verdict"])]
+    else:
+        parts = [f"{str(event.get('reason_name') or 'dropped').replace('_', ' ')} ({event.get('reason')})"]
+    if event.get("direction"):
+        parts.append(f"at {event['direction']}")
     if event.get("source_labels") or event.get("destination_labels"):
         parts.append(f"from {_who(event, 'source')} to {_who(event, 'destination')}")
-    if event.get("rule_text") or event.get("rule_name"):
-        parts.append(f"by {event.get('rule_text') or event.get('rule_name')}")
+    if event.get("rule"):
+        parts.append(f"by {event['rule']}")
     elif event.get("reason") in POLICY_REASONS:
         parts.append("no rule allows it")
     return ", ".join(parts)
 
 
 def _who(event: Mapping[str, Any], side: str) -> str:
-    labels = event.get(f"{side}_labels") or []
-    shown = " ".join(labels) if isinstance(labels, list) else str(labels)
-    return f"identity {event.get(f'{side}_identity')} [{shown}]"
+    labels = " ".join(event.get(f"{side}_labels") or [])
+    return f"identity {event.get(f'{side}_identity')} [{labels}]"
 
 
 def is_right(row: Mapping[str, Any]) -> bool:

@@ -300,6 +300,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils import (
     agent_client,
     connectivity,
     connectivity_plan,
+    connectivity_report,
 )
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_kubectl import Kubectl
@@ -361,11 +362,10 @@ def work(params: dict[str, Any]) -> dict[str, Any]:
         return {"reasons": {str(number): text for number, text in runner.explain(params["explain"]).items()}}
     probes = connectivity_plan.probes(params["expectations"], connectivity.objects_of(kubectl))
     here, elsewhere = connectivity.split(probes, layout.node_name)
-    before = runner.last_event()
     rows = runner.run(here)
-    if any(row["observed"] == "denied" for row in rows):
+    if any(connectivity_report.wants_reason(row) for row in rows):
         time.sleep(connectivity.EVENTS_SETTLE)
-        for number, reason in runner.explain(rows, before).items():
+        for number, reason in runner.explain(rows).items():
             rows[number]["reason"] = reason
     found = connectivity.result(rows, elsewhere)
     if params["judge"]:

@@ -61,6 +61,33 @@ def test_whose_drop_it_is(values, found):
     assert bool(report.reason_in(row(), [event(**values)])) is found
 
 
+def test_an_answer_is_explained_by_the_verdict_that_let_it_through():
+    judged = {**event(reason=0, reason_name="", rule="Policy/a spec.ingress[0]"), "verdict": "allowed"}
+    answered = row(observed="allowed")
+    assert report.reason_in(answered, [judged]) == "allowed, at ingress, by Policy/a spec.ingress[0]"
+    assert report.reason_in(answered, [event()]) == ""
+    assert report.reason_in(row(), [judged]) == ""
+
+
+def test_a_denial_is_explained_by_its_drop_before_its_verdict():
+    judged = {**event(rule="judged"), "verdict": "denied"}
+    assert report.reason_in(row(), [event(rule="dropped"), judged]).endswith("by dropped")
+    assert report.reason_in(row(), [judged]).endswith("by judged")
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({}, True),
+        ({"observed": "allowed"}, True),
+        ({"observed": "allowed", "expect": "allowed"}, False),
+        ({"observed": "refused", "expect": "refused"}, False),
+    ],
+)
+def test_which_rows_want_a_reason(values, wanted):
+    assert report.wants_reason(row(**values)) is wanted
+
+
 @pytest.mark.parametrize(("destination", "found"), [("10.1.1.2", True), ("10.1.1.3", False)])
 def test_icmp_has_no_ports(destination, found):
     ping = row(protocol="ICMP", source_port=0, port=0, address="10.1.1.2")
@@ -78,7 +105,7 @@ def test_a_reason_says_all_that_the_event_knows():
             source_labels=["k8s:class=xwing"],
             destination_identity=301,
             destination_labels=["k8s:org=empire"],
-            rule_text="CiliumNetworkPolicy/default/rule1 spec.ingressDeny[0]",
+            rule="CiliumNetworkPolicy/default/rule1 spec.ingressDeny[0]",
         )
     )
     assert told == (
