@@ -10,7 +10,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.cache import Cache, f
 
 from lab import rootfs
 from lab.kubernetes import build as kubernetes
-from lab.kubernetes import reflect2
+from lab.kubernetes import newer_go
 from lab.kubernetes.debian import Archive
 from lab.process import Log, stream
 
@@ -40,7 +40,7 @@ def _compile(target: Path, work: Path, log: Log) -> None:
     tree = work / "go" / "src" / kubernetes.MODULE
     tree.parent.mkdir(parents=True)
     source.rename(tree)
-    reflect2.replace(tree, work, log)
+    newer_go.adapt(tree, work, log)
     environment = kubernetes.go_environment(work)
     kubernetes.generate_openapi(tree, work, environment, log)
     log("compiling kube-apiserver and kube-proxy")

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.kubernetes import reflect2
+from lab.kubernetes import newer_go
 from lab.kubernetes.debian import Archive
 from lab.process import Log, run, stream
 
@@ -36,7 +36,7 @@ OPENAPI_SKIPPED = ("k8s.io/code-generator/", "k8s.io/sample-apiserver/")
 
 def inputs() -> list[Path]:
     """The files that decide what comes out, apart from Debian's own."""
-    return [HERE / "build.py", HERE / "debian.py", HERE / "reflect2.py", *kubelite_sources()]
+    return [HERE / "build.py", HERE / "debian.py", HERE / "newer_go.py", *kubelite_sources()]
 
 
 def build(out_dir: Path, work_dir: Path, log: Log) -> None:
@@ -54,7 +54,7 @@ def build(out_dir: Path, work_dir: Path, log: Log) -> None:
     (tree / "cmd" / "kubelite").mkdir()
     for file in kubelite_sources():
         shutil.copy2(file, tree / "cmd" / "kubelite")
-    reflect2.replace(tree, work_dir, log)
+    newer_go.adapt(tree, work_dir, log)
     environment = go_environment(work_dir)
     generate_openapi(tree, work_dir, environment, log)
     log("compiling kubelite and kubectl (4 minutes on 2 cores)")
