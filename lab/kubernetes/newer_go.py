@@ -1,5 +1,5 @@
-"""Bring the source of Kubernetes 1.20 up to the compiler's Go, which is years younger. Without this an API server
-serves everything but custom resources."""
+"""Bring the source of Kubernetes 1.20 up to the compiler's Go, which is years younger. Without this an API
+server serves everything but custom resources."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def adapt(tree: Path, work_dir: Path, log: Log) -> None:
 
 
 def _replace_reflect2(vendored: Path, work_dir: Path, log: Log) -> None:
-    """The version that Kubernetes carries calls a function of the runtime whose parameters changed in Go 1.18:
-    whatever walks a map with it crashes. Debian has the version that knows both."""
+    """The version that Kubernetes carries calls a function of the runtime whose parameters changed in
+    Go 1.18: whatever walks a map with it crashes. Debian has the version that knows both."""
     unpacked = work_dir / "reflect2"
     Archive(work_dir / "binary", log).unpack([PACKAGE], unpacked)
     if not vendored.is_dir():
@@ -37,8 +37,9 @@ def _replace_reflect2(vendored: Path, work_dir: Path, log: Log) -> None:
 
 
 def tell_empty_from_null(file: Path) -> None:
-    """The validators compare reflect.Value structs, pointers and all, to find what is nil. Newer runtimes keep all
-    zero values in one place: there an empty string, 0 and false look like nil, and are refused as "null"."""
+    """The validators compare reflect.Value structs, pointers and all, to find what is nil. Newer runtimes
+    keep all zero values in one place: there an empty string, 0 and false look like nil, and are refused as
+    "null"."""
     text = file.read_text()
     if text.count(COMPARED) != 1:
         raise LabError(f"{file.name} does not compare as Kubernetes 1.20's does", HINT)

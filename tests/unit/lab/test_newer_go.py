@@ -21,6 +21,6 @@ def test_validator_asks_for_nil_alone(tmp_path: Path) -> None:
 def test_another_source_is_refused(tmp_path: Path, times: int) -> None:
     file = tmp_path / "type.go"
     file.write_text(newer_go.COMPARED * times)
-    with pytest.raises(LabError, match="type.go"):
+    with pytest.raises(LabError, match=r"type\.go"):
         newer_go.tell_empty_from_null(file)
     assert file.read_text() == newer_go.COMPARED * times
