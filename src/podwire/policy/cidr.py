@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 from typing import TypeAlias
 
-from podwire.policy.model import Block, Cidr, Rule
+from podwire.policy.model import Block, Cidr, Rule, Service
 
 EVERYWHERE = IPv4Network("0.0.0.0/0")
 ADDRESS_BITS = 32
@@ -28,8 +28,8 @@ def network(of: Interval) -> IPv4Network:
 def wanted_prefixes(rules: Iterable[Rule]) -> set[IPv4Network]:
     """Return the prefixes that need an identity so that the CIDR rules of ``rules`` can be told apart.
 
-    Excepted prefixes need one, too: the datapath knows an address by its longest prefix alone. 0.0.0.0/0
-    needs none, it is the world."""
+    Those of services are not among them (``named_services``). Excepted prefixes need one, too: the datapath
+    knows an address by its longest prefix alone. 0.0.0.0/0 needs none, it is the world."""
     wanted = set()
     for rule in rules:
         for entry in rule.entries:
@@ -39,6 +39,17 @@ def wanted_prefixes(rules: Iterable[Rule]) -> set[IPv4Network]:
                     wanted.update(peer.excepted)
     wanted.discard(EVERYWHERE)
     return wanted
+
+
+def named_services(rules: Iterable[Rule]) -> set[Service]:
+    """Return all peers of ``rules`` that are services; their addresses may need identities, too."""
+    return {
+        peer
+        for rule in rules
+        for entry in rule.entries
+        for peer in entry.peers or ()
+        if isinstance(peer, Service)
+    }
 
 
 class CidrIndex:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
-from podwire.policy.cidr import wanted_prefixes
+from podwire.policy.cidr import named_services, wanted_prefixes
 from podwire.policy.compile import enforced_directions, write
 from podwire.policy.model import Compiled, Direction, Enforcement, Policy, Rule, Service, Subject
 from podwire.policy.prepared import PreparedRule, prepare
@@ -77,7 +77,7 @@ class PolicyEngine:
             self._replace(self._prepared.get(key, []), fresh)
             self._prepared[key] = fresh
             self._wanted[key] = frozenset(wanted_prefixes(policy.rules))
-            self._services[key] = frozenset(_services(policy.rules))
+            self._services[key] = frozenset(named_services(policy.rules))
         self._policies[key] = policy
 
     def remove_policy(self, key: str) -> None:
@@ -91,11 +91,7 @@ class PolicyEngine:
 
         Give them identities before ``update``: what has none is not allowed (nor denied)."""
         wanted = set[IPv4Network]().union(*self._wanted.values())
-        for peer in frozenset[Service]().union(*self._services.values()):
-            for service in self.world.services_of(peer):
-                if not service.selector:
-                    wanted.update(IPv4Network(address) for address in service.addresses)
-        return wanted
+        return wanted | self.world.prefixes_of(frozenset[Service]().union(*self._services.values()))
 
     def update(self, subjects: Iterable[Subject]) -> dict[Subject, Compiled]:
         """Return the policies of all ``subjects`` as everything booked has it; forget other subjects.
@@ -182,9 +178,3 @@ class PolicyEngine:
                 del book.rules[prepared]
             book.rules.update(dict.fromkeys(found))
             book.forget([*lost, *found])
-
-
-def _services(rules: Iterable[Rule]) -> Iterable[Service]:
-    for rule in rules:
-        for entry in rule.entries:
-            yield from (peer for peer in entry.peers or () if isinstance(peer, Service))

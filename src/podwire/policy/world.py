@@ -209,6 +209,16 @@ class World:
         """Return the services that a peer means."""
         return [service for service in self._services.values() if service.matches(peer)]
 
+    def prefixes_of(self, peers: Iterable[Service]) -> set[IPv4Network]:
+        """Return the addresses that need identities so that rules can name services without pods."""
+        return {
+            IPv4Network(address)
+            for peer in peers
+            for service in self.services_of(peer)
+            if not service.selector
+            for address in service.addresses
+        }
+
     def selection(self, peer: Peer) -> Selection:
         """Return the identities that ``peer`` means, kept up to date as long as somebody holds the object.
 
