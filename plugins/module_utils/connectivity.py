@@ -52,7 +52,8 @@ class Runner:
         """A row of the result for each probe."""
         if not probes:
             return []
-        self._namespaces = self._find_namespaces()
+        if any(not item.command for item in probes):
+            self._namespaces = self._find_namespaces()
         with ThreadPoolExecutor(min(MOST_AT_ONCE, len(probes))) as pool:
             return list(pool.map(self._row, probes))
 
@@ -79,6 +80,7 @@ class Runner:
         began = time.time()
         answer = self._command(item) if item.command else self._try(item)
         return {
+            "number": item.number,
             "name": item.name,
             "from": item.source.name,
             "node": item.source.node,
@@ -138,9 +140,11 @@ class Runner:
 
 
 def split(probes: Sequence[Probe], node: str) -> tuple[list[Probe], list[Probe]]:
-    """The probes that start on a node, and the others. Pure."""
-    here = [item for item in probes if item.source.node == node]
-    return here, [item for item in probes if item.source.node != node]
+    """The probes that can be made on a node, and the others: those that start there, and commands, which the
+    API carries to their pods. Pure.
+    """
+    here = [item for item in probes if item.command or item.source.node == node]
+    return here, [item for item in probes if item not in here]
 
 
 def result(rows: Sequence[Mapping[str, Any]], elsewhere: Sequence[Probe]) -> dict[str, Any]:

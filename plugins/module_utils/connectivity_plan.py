@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
@@ -72,6 +72,30 @@ class Probe:
     container: str = ""
     statuses: Mapping[int, str] = field(default_factory=dict, hash=False)
     """What exit statuses of the command mean: ``denied`` or ``refused``."""
+    number: int = 0
+    """Place in the table."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As data, which another node can make a probe of again. JSON's keys are text."""
+        return {**asdict(self), "statuses": {str(status): what for status, what in self.statuses.items()}}
+
+
+def from_dict(value: Mapping[str, Any]) -> Probe:
+    """What ``to_dict`` gave. Raises PodwireError for anything else."""
+    try:
+        return Probe(
+            **{
+                **value,
+                "source": Place(**value["source"]),
+                "target": Place(**value["target"]),
+                "command": tuple(value["command"]),
+                "statuses": {int(status): what for status, what in value["statuses"].items()},
+            }
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PodwireError(
+            f"this is no probe that a plan has made: {value!r} ({error})", "Give what plan returned."
+        ) from error
 
 
 def probes(expectations: Sequence[Mapping[str, Any]], objects: Objects) -> list[Probe]:
@@ -85,7 +109,7 @@ def probes(expectations: Sequence[Mapping[str, Any]], objects: Objects) -> list[
             wrong.append(f"row {number}{' (' + row['name'] + ')' if row.get('name') else ''}: {error}")
     if wrong:
         raise PodwireError("; ".join(wrong), "A row that tests nothing would pass whatever the policies say.")
-    return found
+    return [replace(probe, number=number) for number, probe in enumerate(found)]
 
 
 def _row(row: Mapping[str, Any], objects: Objects) -> Iterator[Probe]:

@@ -103,8 +103,9 @@ options:
         type: str
       command:
         description:
-          - A command to run in the pod (C(kubectl exec)) in place of the probe. Exit status 0 counts as
-            V(allowed), others as C(denied_status) and C(refused_status) say, and the rest as an error.
+          - A command to run in the pod (C(kubectl exec), on whatever node) in place of the probe. Exit status
+            0 counts as V(allowed), others as C(denied_status) and C(refused_status) say, and the rest as an
+            error.
         type: list
         elements: str
       container:
@@ -136,6 +137,17 @@ options:
       - Fail when something is not as expected. Without it only tell.
     type: bool
     default: true
+  plan:
+    description:
+      - Only find out what the table means, for RV(probes), and run the rows with a command.
+    type: bool
+    default: false
+  probes:
+    description:
+      - What another machine has found with O(plan), in place of the table. This machine then needs no
+        rights to read pods and services.
+    type: list
+    elements: dict
   explain:
     description:
       - RV(rows) of other nodes. Nothing is tried then; RV(reasons) has what this node's datapath knows of
@@ -203,6 +215,10 @@ rows:
   type: list
   elements: dict
   contains:
+    number:
+      description: Its place in the table that all nodes make together.
+      type: int
+      sample: 0
     name:
       description: The row's name.
       type: str
@@ -263,6 +279,12 @@ rows:
       description: When it ended.
       type: float
       sample: 1767225603.2
+probes:
+  description: What the table means, but for rows with a command, as O(probes) takes it.
+  returned: with O(plan)
+  type: list
+  elements: dict
+  sample: []
 table:
   description: The same as text.
   returned: always, but with O(explain)
@@ -346,6 +368,8 @@ ARGUMENTS = {
     "timeout": {"type": "float", "default": 3},
     "partial": {"type": "bool", "default": False},
     "judge": {"type": "bool", "default": True},
+    "plan": {"type": "bool", "default": False},
+    "probes": {"type": "list", "elements": "dict"},
     "explain": {"type": "list", "elements": "dict"},
     "kubectl": {"type": "path"},
     "kubeconfig": {"type": "path"},
@@ -360,7 +384,15 @@ def work(params: dict[str, Any]) -> dict[str, Any]:
     )
     if params["explain"] is not None:
         return {"reasons": {str(number): text for number, text in runner.explain(params["explain"]).items()}}
-    probes = connectivity_plan.probes(params["expectations"], connectivity.objects_of(kubectl))
+    if params["probes"] is not None:
+        probes = [connectivity_plan.from_dict(value) for value in params["probes"]]
+    else:
+        probes = connectivity_plan.probes(params["expectations"], connectivity.objects_of(kubectl))
+    commands = [item for item in probes if item.command]
+    others = [item for item in probes if not item.command]
+    if params["plan"]:
+        found = connectivity.result(runner.run(commands), others)
+        return {**found, "probes": [item.to_dict() for item in others]}
     here, elsewhere = connectivity.split(probes, layout.node_name)
     rows = runner.run(here)
     if any(connectivity_report.wants_reason(row) for row in rows):
@@ -374,7 +406,7 @@ def work(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    one = ["expectations", "explain"]
+    one = ["expectations", "probes", "explain"]
     module = AnsibleModule(
         argument_spec=ARGUMENTS,
         supports_check_mode=True,

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from ansible_collections.podwire.ebpf.plugins.module_utils.connectivity_plan import Objects, probes
+from ansible_collections.podwire.ebpf.plugins.module_utils.connectivity_plan import (
+    Objects,
+    from_dict,
+    probes,
+)
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
 
 
@@ -152,3 +158,15 @@ def test_what_exit_statuses_mean(objects):
         objects,
     )
     assert found.statuses == {28: "denied", 1: "denied", 7: "refused"}
+
+
+def test_a_plan_survives_the_way_to_another_node(objects):
+    rows = [
+        row({"selector": {"app": "star"}}, {"service": "star"}, name="n", denied_status=[28]),
+        row({"node": "n2"}, {"pod": "ship"}, protocol="UDP", port=53, payload="x"),
+    ]
+    found = probes(rows, objects)
+    assert [probe.number for probe in found] == [0, 1, 2]
+    assert [from_dict(json.loads(json.dumps(probe.to_dict()))) for probe in found] == found
+    with pytest.raises(PodwireError, match="no probe that a plan has made"):
+        from_dict({"name": "x"})

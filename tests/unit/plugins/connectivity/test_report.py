@@ -146,9 +146,12 @@ def test_a_mismatch_has_the_datapaths_reason_beside_it():
 
 
 def test_rows_of_other_nodes_are_not_passed_over_in_silence():
-    def start(node):
+    def start(node, command=()):
         source, target = Place("default/xwing", "10.1.0.7", node, "default", "xwing"), Place("x", "10.1.1.2")
-        return Probe("", source, target, 80, "TCP", "allowed")
+        return Probe("", source, target, 80, "TCP", "allowed", command=command)
+
+    by_the_api = start("n2", ("curl",))
+    assert connectivity.split([by_the_api], "n1") == ([by_the_api], [])
 
     here, elsewhere = connectivity.split([start("n1"), start("n2")], "n1")
     assert [item.source.node for item in here] == ["n1"]
