@@ -46,6 +46,10 @@ class AgentClient:
         """Send ``body`` and return the HTTP status and the decoded answer."""
         return self._request("PUT", resource, body, accept)
 
+    def post(self, resource: str, body: dict[str, Any], accept: tuple[int, ...] = (200,)) -> tuple[int, Any]:
+        """Ask with ``body`` and return the HTTP status and the decoded answer."""
+        return self._request("POST", resource, body, accept)
+
     def _request(self, method: str, resource: str, body: Any, accept: tuple[int, ...]) -> tuple[int, Any]:
         connection = UnixHTTPConnection(self.path, self.timeout)
         try:

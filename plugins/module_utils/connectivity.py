@@ -66,6 +66,21 @@ class Runner:
         reasons = {number: report.reason_in(row, events) for number, row in asked.items()}
         return {number: reason for number, reason in reasons.items() if reason}
 
+    def policies_say(self, item: Probe) -> str:
+        """What policies mean for a probe between pods, by the rules alone; "" where nobody can tell."""
+        if not (item.source.pod and item.target.pod):
+            return ""
+        question = {
+            "src": {"pod": item.source.name},
+            "dst": {"pod": item.target.name},
+            "port": item.port if item.protocol != ICMP else probe.ECHO_REQUEST,
+            "protocol": item.protocol,
+        }
+        status, answer = self.client.post("/v1/policy/trace", question, accept=(200, 400, 404))
+        if status != HTTP_OK:
+            return ""
+        return "policies say: " + "; ".join(line.strip() for line in answer["text"].splitlines())
+
     def _events(self, log: str) -> list[dict[str, Any]]:
         # An agent that enforces no policies yet knows no verdicts.
         status, answer = self.client.get(f"{log}?limit={MOST_EVENTS}", accept=(200, 404))

@@ -256,7 +256,7 @@ rows:
       type: str
       sample: denied
     detail:
-      description: What the try itself says.
+      description: What the try itself says, and for a mismatch between pods what policies say.
       type: str
       sample: no answer in 3 s
     reason:
@@ -399,6 +399,9 @@ def work(params: dict[str, Any]) -> dict[str, Any]:
         time.sleep(connectivity.EVENTS_SETTLE)
         for number, reason in runner.explain(rows).items():
             rows[number]["reason"] = reason
+        for item, row in zip(here, rows, strict=True):
+            if not connectivity_report.is_right(row):
+                row["detail"] = "; ".join(filter(None, [row["detail"], runner.policies_say(item)]))
     found = connectivity.result(rows, elsewhere)
     if params["judge"]:
         connectivity.judge(found, partial=params["partial"])

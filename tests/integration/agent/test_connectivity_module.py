@@ -66,6 +66,10 @@ def test_what_is_observed_and_why(cluster: PolicyCluster, tmp_path: Path) -> Non
     assert "(133), at ingress" in reason
     assert "k8s:app=other" in reason
 
+    said = runner(far, tmp_path).policies_say(Probe("", place(other, far), to_web, 80, "TCP", "allowed"))
+    assert said.startswith("policies say: ")
+    assert "closes this direction and nothing allows it" in said
+
     # Something that should have been stopped: the rule that let it through.
     (row,) = runner(near, tmp_path).run([Probe("", to_cli, to_web, 80, "TCP", "denied")])
     reason = eventually(lambda: runner(near, tmp_path).explain([row]))[0]
