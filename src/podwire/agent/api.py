@@ -20,6 +20,7 @@ from podwire.agent.cni import CniError, Code
 from podwire.agent.daemon import Agent
 from podwire.agent.events import EventLog
 from podwire.agent.model import Endpoint
+from podwire.agent.policy_question import TraceError, parse_question
 from podwire.bpf import BpfError
 from podwire.datapath import DatapathError
 from podwire.service.model import Name
@@ -150,6 +151,7 @@ def rest_app(agent: Agent) -> web.Application:
     app.router.add_get("/v1/policies", rest.policies)
     app.router.add_get("/v1/policies/{kind}/{name}", rest.policy)
     app.router.add_get("/v1/policies/{kind}/{namespace}/{name}", rest.policy)
+    app.router.add_post("/v1/policy/trace", rest.trace)
     app.router.add_get("/v1/identities", rest.identities)
     app.router.add_get("/v1/identities/{number}", rest.identity)
     app.router.add_get("/v1/services", rest.services)
@@ -222,6 +224,13 @@ class Rest:
         if value is None:
             raise web.HTTPNotFound(text=f"there is no policy {key}")
         return web.json_response(value)
+
+    async def trace(self, request: web.Request) -> web.Response:
+        try:
+            question = parse_question(await _json_body(request))
+            return web.json_response(await self._agent.run(self._agent.policies.trace, question))
+        except TraceError as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
 
     async def identities(self, _request: web.Request) -> web.Response:
         return web.json_response({"identities": await self._agent.run(self._agent.policies.identities)})

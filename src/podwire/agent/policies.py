@@ -16,9 +16,11 @@ from podwire.agent.config import AgentConfig
 from podwire.agent.health import Check
 from podwire.agent.identity_view import IdentityView, LocalEndpoint
 from podwire.agent.model import OPEN, PolicyAssignment
+from podwire.agent.policy_answer import answer, rulebook
 from podwire.agent.policy_controller import EndpointProblem, Hooks, PolicyController, Report
 from podwire.agent.policy_engine import NodeEngine
 from podwire.agent.policy_maps import PolicyMaps
+from podwire.agent.policy_question import Question, Resolver, TraceError
 from podwire.agent.policy_report import (
     endpoint_policy,
     identity_list,
@@ -291,6 +293,18 @@ class Policies:
         if self.controller is None or self._view is None:
             return []
         return identity_list(self._view.world, self.controller.cidrs)
+
+    def trace(self, question: Question) -> dict[str, Any]:
+        """Whether a connection is allowed, and why, for the REST API. Raises TraceError."""
+        controller, view = self.controller, self._view
+        if controller is None or view is None:
+            raise TraceError("this node knows of no policies: the agent has no Kubernetes API, or just began")
+        resolver = Resolver(view.world, controller.cidrs)
+        with controller.guard:
+            policies = controller.store.rules_source()
+        book = rulebook(policies, self._config.policy.enforcement, controller.services)
+        source, destination = resolver.party(question.source), resolver.party(question.destination)
+        return answer(question, source, destination, book, controller.assigned)
 
     def endpoint(self, key: str, *, entries: bool = False) -> dict[str, Any]:
         """Identity, labels and policy of an endpoint, for the REST API; with ``entries`` its policy map."""

@@ -324,6 +324,11 @@ class PolicyController:
         return self._cidrs
 
     @property
+    def services(self) -> tuple[ServiceView, ...]:
+        """Services that rules may name; none while no rule does."""
+        return self._services
+
+    @property
     def observed(self) -> dict[str, str]:
         return {PLURALS[kind]: version for kind, version in self._state.observed.items()}
 

@@ -9,9 +9,11 @@ from typing import Any
 from podwire.agent.identity_view import World
 from podwire.agent.policy_controller import Assigned
 from podwire.agent.policy_store import Known, condition_wanted
-from podwire.agent.policy_tables import CLOSED, OPEN, match_of
+from podwire.agent.policy_tables import CLOSED, OPEN
 from podwire.policy import selectors
+from podwire.policy.decide import match_of
 from podwire.policy.identity import RESERVED, cidr_labels, is_class, is_local, is_reserved
+from podwire.policy.judgement import MATCHES
 from podwire.policy.model import (
     Block,
     Cidr,
@@ -23,7 +25,6 @@ from podwire.policy.model import (
     Labels,
     MapKey,
     MapValue,
-    Match,
     NamedPort,
     Peer,
     Port,
@@ -32,15 +33,6 @@ from podwire.policy.model import (
 )
 
 PROTOCOLS = {0: "ANY", 1: "ICMP", 6: "TCP", 17: "UDP", 132: "SCTP"}
-MATCHES = {
-    Match.NONE: "none",
-    Match.L3_ONLY: "L3-Only",
-    Match.L3_L4: "L3-L4",
-    Match.L4_ONLY: "L4-Only",
-    Match.ALL: "all",
-    Match.L3_PROTO: "L3-Proto",
-    Match.PROTO_ONLY: "Proto-Only",
-}
 DIRECTIONS = {Direction.INGRESS: "ingress", Direction.EGRESS: "egress"}
 ENABLED, DISABLED, AUDITED = "Enabled", "Disabled", "Audit"
 LabelsOf = Callable[[int], list[str]]

@@ -18,7 +18,6 @@ from podwire.policy.model import (
     Identity,
     MapKey,
     MapValue,
-    Match,
 )
 
 POLICIES = "podwire_policies"
@@ -141,12 +140,3 @@ def decode(raw: Contents) -> Iterator[Entry | Block]:
             MapKey(Direction(direction), identity, protocol, port, port_prefix),
             MapValue(bool(flags & FLAG_DENY), rule, proxy_port),
         )
-
-
-def match_of(key: MapKey) -> Match:
-    """What an entry names, as Cilium numbers it."""
-    if key.protocol == PROTOCOL_ANY:
-        return Match.L3_ONLY if key.identity else Match.ALL
-    if key.port_prefix == 0:
-        return Match.L3_PROTO if key.identity else Match.PROTO_ONLY
-    return Match.L3_L4 if key.identity else Match.L4_ONLY

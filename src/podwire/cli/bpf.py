@@ -53,8 +53,10 @@ def read_metrics() -> Rows:
 def read_policies() -> Rows:
     """Entries of every policy map, by policy number. What a rule is called only the agent knows."""
     from podwire.agent.policy_maps import PolicyMaps
-    from podwire.agent.policy_report import DIRECTIONS, MATCHES, PROTOCOLS, map_ports
-    from podwire.agent.policy_tables import Block, decode, match_of
+    from podwire.agent.policy_report import DIRECTIONS, PROTOCOLS, map_ports
+    from podwire.agent.policy_tables import Block, decode
+    from podwire.policy.decide import match_of
+    from podwire.policy.judgement import MATCHES
 
     rows: Rows = []
     for number, entries in PolicyMaps(Datapath().map).all().items():

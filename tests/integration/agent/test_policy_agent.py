@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from podwire.cli.bpf import read_policies
 from tests.unit.kube.cluster_api import (
     CILIUM_CLUSTERWIDE_POLICIES,
     CILIUM_POLICIES,
@@ -221,7 +222,7 @@ def test_kinds_that_are_not_served_are_no_obstacle(network: Network, tmp_path: P
 
 
 def test_what_the_command_says(cluster: PolicyCluster, trio: tuple[Node, Pod, Pod]) -> None:
-    node, web, cli = trio
+    node, web, _ = trio
     other = cluster.add_pod(node, "other", app="other")
     assert not reaches(other, web.address, 80)
     done = podwire(node, "policy", "get")
@@ -243,4 +244,27 @@ def test_what_the_command_says(cluster: PolicyCluster, trio: tuple[Node, Pod, Po
     done = podwire(node, "monitor", "--type", "drop,policy-verdict")
     assert "ingress DENIED none policy (133) TCP" in done.stdout
     assert "default app=other]" in done.stdout
-    assert cli.address
+    traced = podwire(node, "policy", "trace", "--src", "default/cli", "--dst", "web", "--dport", "80")
+    assert traced.returncode == 0, traced.stdout + traced.stderr
+    assert "verdict: allowed" in traced.stdout
+    assert "in force here, ingress of default/web: allowed" in traced.stdout
+    traced = podwire(node, "policy", "trace", "--src", other.address, "--dst", "web", "--dport", "80/tcp")
+    assert traced.returncode == 1
+    assert "CiliumNetworkPolicy/default/web closes this direction" in traced.stdout
+    assert "in force here, ingress of default/web: denied" in traced.stdout
+    done = podwire(node, "policy", "trace", "--src", "default/none", "--dst", "web", "--dport", "80")
+    assert "there is no pod default/none" in done.stderr
+
+
+def test_maps_can_be_read_without_the_agent(
+    trio: tuple[Node, Pod, Pod], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, web, _ = trio
+    number = policy_of(node, web)["number"]
+    node.kill(signal.SIGKILL)
+    monkeypatch.setattr("podwire.cli.bpf.Datapath", lambda: node.datapath)
+    rows = read_policies()
+    (row,) = [row for row in rows if row["ports"] == "80"]
+    assert (row["policy"], row["direction"], row["protocol"]) == (number, "ingress", "TCP")
+    assert (row["verdict"], row["match"]) == ("allow", "L3-L4")
+    assert ("1", "*") in {(row["peer"], row["ports"]) for row in rows}  # the node itself

@@ -20,8 +20,8 @@ from podwire.agent.policy_tables import (
     encode_key,
     encode_value,
     is_open,
-    match_of,
 )
+from podwire.policy.decide import match_of
 from podwire.policy.model import BlockKey, Compiled, Direction, MapKey, MapValue, Match
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
