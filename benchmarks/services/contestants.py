@@ -54,6 +54,7 @@ class Contestant(ABC):
             service_cidr=service_cidr,
             resync_interval=60.0,
             health_interval=30.0,
+            policy={"enforcement": "never"},  # the pods have no objects: with policies they would be closed
             **self.settings,
         )
         assert self.node.pod_cidr

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from podwire.agent.config import AgentConfig
+from podwire.agent.identity_objects import NODE_ENDPOINTS
 from podwire.agent.model import HEALTH_ANNOTATION, HOST_PREFIX
+from podwire.agent.policies import LAST_VALID
 from podwire.datapath import HOST_MAC, Datapath
 from podwire.kube.client import ApiError, KubeClient
 from podwire.net import firewall, links, netns
 from podwire.net.rcu import Grace
 from podwire.net.routes import RouteTable
+
+_NOT_FOUND = 404
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,7 @@ def cleanup(config: AgentConfig) -> list[str]:
             failures.append(f"{name}: {error}")
 
     step("health address of the Node", lambda: _forget_health_address(config))
+    step("endpoints that others know", lambda: _withdraw_endpoints(config))
     step("interfaces of pods", _remove_links)
     step("routes", _remove_routes)
     step("health endpoint", lambda: netns.remove(config.health_netns))
@@ -51,6 +56,16 @@ def _forget_health_address(config: AgentConfig) -> None:
     except ApiError as error:
         # The node may have left the cluster already. Other nodes stop probing when its Node object goes.
         log.warning("annotation %s stays on the Node: %s", HEALTH_ANNOTATION, error)
+
+
+def _withdraw_endpoints(config: AgentConfig) -> None:
+    if config.node_source != "kubernetes" or not config.kubeconfig.exists():
+        return
+    try:
+        KubeClient(config.kubeconfig).delete(f"{NODE_ENDPOINTS}/{config.node_name}")
+    except ApiError as error:
+        if error.status != _NOT_FOUND:
+            log.warning("NodeEndpoints %s stays until its Node goes: %s", config.node_name, error)
 
 
 def _remove_links() -> None:
@@ -74,6 +89,7 @@ def _remove_table() -> None:
 def _remove_state(config: AgentConfig) -> None:
     for name in ("endpoints", "cni-queue"):
         shutil.rmtree(config.state_dir / name, ignore_errors=True)
-    (config.state_dir / "nodes.json").unlink(missing_ok=True)
+    for name in ("nodes.json", "identities.json", LAST_VALID):
+        (config.state_dir / name).unlink(missing_ok=True)
     for path in (config.agent_socket, config.cni_socket):
         path.unlink(missing_ok=True)

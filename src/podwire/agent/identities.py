@@ -55,7 +55,7 @@ class Identities:
             and config.policy.enforcement is not Enforcement.NEVER
         )
         self._datapath_judges = True
-        self._missing: dict[str, float] = {}
+        self._missing: dict[str, tuple[float, float]] = {}
         self._endpoints: Endpoints | None = None
         self._given_up = ""
         self.view = IdentityView()
@@ -86,7 +86,17 @@ class Identities:
     @property
     def judging(self) -> bool:
         """Are policies enforced, as far as they are known?"""
-        return self._enforcing and self._datapath_judges and not self._given_up
+        return self._enforcing and self._datapath_judges and not self._absent
+
+    @property
+    def _delivered(self) -> bool:
+        delivered = self._controller.delivered
+        return delivered.identities and delivered.nodes
+
+    @property
+    def _absent(self) -> str:
+        """Why there will be no identities; empty when there are, or may be."""
+        return "" if self._delivered else self._given_up
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -142,7 +152,7 @@ class Identities:
         remote, cidrs = known.remote, known.cidrs
         if not self.judging:
             # No one will say what is missing, and nobody is judged by it.
-            remote, cidrs = remote or ({} if self._given_up else None), cidrs or {}
+            remote, cidrs = remote or ({} if self._absent else None), cidrs or {}
         return replace(state, remote=remote, cidrs=cidrs, api_servers=known.api_servers)
 
     # -- for the controller ------------------------------------------------------------------------
@@ -186,11 +196,13 @@ class Identities:
         self._controller.take_identity(item)
 
     def _take_absence(self, reason: str) -> None:
-        delivered = self._controller.delivered
-        if delivered.identities and delivered.nodes:
+        if self._delivered:
             return  # what was known stays: an API that lost its definitions is no reason to open everything
-        since = self._missing.setdefault(reason, time.monotonic())
-        if time.monotonic() - since >= ABSENT and not self._given_up:
+        now = time.monotonic()
+        since, last = self._missing.get(reason, (now, now))
+        since = since if now - last < 2 * ABSENT else now  # the API was away in between
+        self._missing[reason] = since, now
+        if now - since >= ABSENT and not self._given_up:
             log.error("%s: policies are not enforced", reason)
             self._given_up = reason
             self._controller.sync_soon()
@@ -208,9 +220,9 @@ class Identities:
         if not self._running:
             return []
         problems = []
-        if self._given_up:
+        if self._absent:
             problems.append(
-                f"{self._given_up}: policies are not enforced; apply podwire's definitions of custom "
+                f"{self._absent}: policies are not enforced; apply podwire's definitions of custom "
                 "resources with the role podwire.ebpf.agent"
             )
         if self._enforcing and not self._datapath_judges:

@@ -1,7 +1,7 @@
 """The thread that keeps identities: takes what sources deliver, decides who is who, and tells everybody.
 
-What arrives while it works is taken together next. Nothing here waits for the API: numbers are asked for and
-endpoints published by threads of their own."""
+What arrives while it works is taken together next. Nothing here waits for the API: numbers are asked for
+and endpoints published by threads of their own."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 GARBAGE_INTERVAL = 60.0
 """Seconds between two looks for identities that nobody uses."""
+SETTLE = 0.2
+"""Seconds that a pod of another node stays who it was when its labels change: by then the policies here know
+of its new identity, and no packet is refused that both identities may send."""
 RETRY = 2.0
 """Seconds until a write of the kernel's tables that failed is tried again."""
 FAILURES = (BpfError, CniError, DatapathError, NetlinkError, OSError, StateError)
@@ -107,6 +110,7 @@ class IdentityController:
         self._wake = threading.Condition()
         self._stopping = False
         self._must_sync = False
+        self._settling: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="identities", daemon=True)
 
     def start(self, endpoints: LocalEndpoints) -> None:
@@ -238,8 +242,7 @@ class IdentityController:
         while True:
             with self._wake:
                 self._wake.wait_for(
-                    lambda: self._stopping or self._inbox,
-                    min(RETRY if retry else GARBAGE_INTERVAL, max(0.0, collect_at - time.monotonic())),
+                    lambda: self._stopping or self._inbox, self._pause(collect_at, retry=retry)
                 )
                 if self._stopping:
                     return
@@ -260,6 +263,26 @@ class IdentityController:
                 log.exception("identities; trying again")
                 retry, self.trouble = True, f"{type(error).__name__}: {error}"
             self.rounds += 1
+
+    def _pause(self, collect_at: float, *, retry: bool) -> float:
+        """Seconds until something is due."""
+        due = min([collect_at, *self._settling.values()]) - time.monotonic()
+        return max(0.0, min(due, RETRY) if retry else due)
+
+    def _settled(self, remote: Mapping[str, RemoteEndpoint]) -> dict[str, int]:
+        """Who is where, but pods that changed just now are who they were."""
+        shown, known, now = self._published.remote or {}, self._view.world.remote, time.monotonic()
+        found = {address: item.identity for address, item in remote.items()}
+        settling = {}
+        for address, item in remote.items():
+            before = known.get(address)
+            if shown.get(address, item.identity) != item.identity and before is not None:
+                same_pod = (before.namespace, before.pod) == (item.namespace, item.pod)
+                due = self._settling.get(address, now + SETTLE)
+                if same_pod and due > now:
+                    settling[address], found[address] = due, shown[address]
+        self._settling = settling
+        return found
 
     def _round(self) -> None:
         """Decide and tell. Publishes before it writes the kernel's tables: others need it, too."""
@@ -287,7 +310,7 @@ class IdentityController:
             self._remember()
             self._activate()
             if census.delivered.nodes:
-                identities = {address: item.identity for address, item in remote.items()}
+                identities = self._settled(remote)
                 if identities != before.remote:
                     self._published = self._published._replace(remote=identities)
             if census.api_servers != before.api_servers:

@@ -127,10 +127,13 @@ class KubeClient:
         """Merge ``value`` into the object at ``path``; returns what became of it. Raises ApiError."""
         return self._json(self._request("PATCH", path, {}, body=value, kind=_MERGE_PATCH))
 
-    def delete(self, path: str, version: str) -> None:
-        """Remove the object at ``path`` if it still is at this resource version. Raises ApiError (409: it is
-        not; 404: it is gone)."""
-        options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"resourceVersion": version}}
+    def delete(self, path: str, version: str = "") -> None:
+        """Remove the object at ``path``; with ``version`` only if it still is at this resource version.
+
+        Raises ApiError (409: it is not; 404: it is gone)."""
+        options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1"}
+        if version:
+            options["preconditions"] = {"resourceVersion": version}
         self._json(self._request("DELETE", path, {}, body=options))
 
     # -- parts -------------------------------------------------------------------------------------
