@@ -19,6 +19,8 @@ SHORT_WAIT = 0.2
 """The same where several kinds are asked one after the other."""
 DROP, VERDICT, TRANSLATE = "drop", "policy-verdict", "translate"
 _PATHS = {DROP: "/v1/drops", VERDICT: "/v1/verdicts", TRANSLATE: "/v1/translations"}
+_COLOURS = {"allowed": "green", "denied": "red", "audited": "yellow"}
+"""On a terminal; elsewhere click takes colours out."""
 _NOUNS = {DROP: "drops", VERDICT: "verdicts", TRANSLATE: "translations"}
 
 
@@ -121,7 +123,8 @@ def verdict(event: dict[str, Any]) -> str:
     flow = f"{judged(event, 'source')} -> {judged(event, 'destination')}"
     reason = f" {event['reason_name']} ({event['reason']})" if event["reason"] else ""
     rule = event["rule"] or "no rule names it"
-    head = f"{event['direction']} {event['verdict'].upper()} {event['match']}{reason}"
+    word = click.style(event["verdict"].upper(), fg=_COLOURS.get(event["verdict"]))
+    head = f"{event['direction']} {word} {event['match']}{reason}"
     return f"{head} {event['protocol']} {flow}; {rule} ({event['program']}, interface {event['ifindex']}"
 
 

@@ -38,11 +38,27 @@ def facts(value: dict[str, Any]) -> list[tuple[str, Any, bool | None]]:
             f"{kubernetes['nodes']} ({kubernetes['source']}: {kubernetes['detail']})",
             kubernetes["connected"],
         ),
+        ("Policies", *policies(value.get("policies") or {})),
         ("Services", *services(value.get("services") or {})),
         ("Netfilter forward", netfilter(value), None),
     ]
     problems = [*value["problems"], *datapath.get("problems", [])]
     return lines + [("Problem", problem, False) for problem in problems]
+
+
+def policies(value: dict[str, Any]) -> tuple[str, bool | None]:
+    """How many policies there are and how they are enforced; good or bad."""
+    if not value.get("enabled"):
+        return "not enforced: there is no Kubernetes API", None
+    if "policies" not in value:
+        return "not begun yet", False
+    count = f"{value['policies']} at revision {value['revision']}"
+    if not value["synced"]:
+        return f"{count}, not known completely yet ({value['source']['detail']}): those of before hold", False
+    mode = "" if value["enforcement"] == "default" else f", enforcement {value['enforcement']}"
+    audit = ", audit: what is refused passes" if value["audit"] else ""
+    problems = f"; {value['problems']} problems (podwire policy list)" if value["problems"] else ""
+    return f"{count}{mode}{audit}{problems}", not problems
 
 
 def services(value: dict[str, Any]) -> tuple[str, bool | None]:

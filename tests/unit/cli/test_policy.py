@@ -13,6 +13,7 @@ import pytest
 from podwire.cli import monitor
 from podwire.cli.main import main
 from podwire.cli.policy import find, generation, parse_peer, parse_port
+from podwire.cli.status import policies
 from tests.unix_api import serving
 
 WEB: dict[str, Any] = {
@@ -182,11 +183,11 @@ def test_identities_with_labels_and_addresses(agent: str, capsys: pytest.Capture
 
 
 def test_a_verdict_is_one_line() -> None:
-    text = monitor.line(VERDICT, monitor.VERDICT)
+    text = click.unstyle(monitor.line(VERDICT, monitor.VERDICT))
     assert "ingress DENIED none policy (133) TCP" in text
     assert "10.1.1.2:40000 [300 alpha app=cli] -> 10.1.1.3:80 [1 host]; no rule names it" in text
     allowed = {**VERDICT, "verdict": "allowed", "reason": 0, "match": "L3-L4", "rule": "x spec.ingress[0]"}
-    assert "ingress ALLOWED L3-L4 TCP" in monitor.line(allowed, monitor.VERDICT)
+    assert "ingress ALLOWED L3-L4 TCP" in click.unstyle(monitor.line(allowed, monitor.VERDICT))
     assert "; x spec.ingress[0] (" in monitor.line(allowed, monitor.VERDICT)
 
 
@@ -202,6 +203,42 @@ def test_several_kinds_are_shown_in_order(agent: str, capsys: pytest.CaptureFixt
     assert [event["type"] for event in events] == ["drop", "policy-verdict"]
     assert main(["--socket", agent, "monitor", "--type", "drop", "--type", "policy-verdict"]) == 0
     assert capsys.readouterr().out.index("policy_deny") < 100
+
+
+def test_there_are_no_colours_in_a_file(agent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--socket", agent, "monitor", "--type", "policy-verdict"]) == 0
+    assert "ingress DENIED none" in capsys.readouterr().out
+
+
+ENFORCED: dict[str, Any] = {
+    "enabled": True,
+    "synced": True,
+    "source": {"connected": True, "detail": "https://127.0.0.1:16443"},
+    "enforcement": "default",
+    "audit": False,
+    "policies": 3,
+    "revision": 9,
+    "problems": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "good"),
+    [
+        ({}, "there is no Kubernetes API", None),
+        ({"enabled": True, "synced": False}, "not begun yet", False),
+        (ENFORCED, "3 at revision 9", True),
+        ({**ENFORCED, "synced": False}, "not known completely yet (https://127.0.0.1:16443)", False),
+        ({**ENFORCED, "enforcement": "always", "audit": True}, "enforcement always, audit", True),
+        ({**ENFORCED, "problems": 2}, "2 problems (podwire policy list)", False),
+    ],
+)
+def test_the_status_says_how_policies_are_enforced(
+    value: dict[str, Any], text: str, good: bool | None
+) -> None:
+    found = policies(value)
+    assert text in found[0]
+    assert found[1] is good
 
 
 def test_an_unknown_kind_is_refused(agent: str, capsys: pytest.CaptureFixture[str]) -> None:
