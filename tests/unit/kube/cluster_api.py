@@ -10,6 +10,7 @@ import contextlib
 import copy
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -321,13 +322,21 @@ def reversed_until(log: list[Stored], version: int) -> list[Stored]:
     return found[::-1]
 
 
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no error of the server's."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Server:
     """Serves a store; bound in the network namespace that the caller is in."""
 
     def __init__(self, api: ClusterApi, address: str = "127.0.0.1") -> None:
         self.api = api
-        self._server = ThreadingHTTPServer((address, 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _HttpServer((address, 0), Handler)
         self._server.api = api  # type: ignore[attr-defined]
         self.url = f"http://{address}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
