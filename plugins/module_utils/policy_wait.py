@@ -34,7 +34,7 @@ class NodeState:
     def behind(self, versions: Mapping[str, int]) -> str:
         """Why this node does not enforce these versions yet; empty when it does. Pure."""
         if self.observed is None:
-            reason = "nothing is reported of it: is its agent running (systemctl status podwire-agent)?"
+            reason = "nothing is reported of it, so its agent may not run (systemctl status podwire-agent)"
             return f"{self.name}: {reason}"
         late = [
             f"{plural} at {self.observed.get(plural, 0) or 'none'}, wanted {version}"
