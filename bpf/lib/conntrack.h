@@ -118,9 +118,18 @@ static __always_inline bool ct4_touch(struct podwire_ct4 *entry, const struct po
 	return true;
 }
 
-/* The same for a translated connection: only the way is decided again. Its client opened it, whatever other
- * connection between these ends the table knows, and only the backend's place says whether the stack is an
- * end of it. */
+/* Was the entry made for those who have its addresses now? A slot is another endpoint's only long after it
+ * was given back. */
+static __always_inline bool ct4_same_ends(const struct podwire_ct4 *entry,
+					  const struct podwire_local4 *source,
+					  const struct podwire_local4 *destination)
+{
+	return entry->source_slot == source->slot && entry->destination_slot == destination->slot;
+}
+
+/* Carry over what the old entry says about a translated connection: only the way is decided again. Its client
+ * opened it, whatever other connection between these ends the table knows, and only the backend's place says
+ * whether the stack is an end of it. */
 static __always_inline void ct4_inherit_translated(const struct podwire_packet *packet,
 						   struct podwire_ct4 *decision,
 						   const struct podwire_ct4 *old)
@@ -251,6 +260,14 @@ static __noinline bool ct4_complete(struct podwire_packet *packet, struct podwir
 	ct4_answers(&packet->tuple, decision, &reversed);
 	old = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
 	old_reverse = bpf_map_lookup_elem(&podwire_ct4, &reversed);
+	if (old && !ct4_same_ends(old, source, destination)) {
+		/* An answer for somebody who is gone. */
+		if (decision->flags & PODWIRE_CT_TRANSLATED_BACK)
+			decision->flags |= PODWIRE_CT_ORIGINAL;
+		old = NULL;
+	}
+	if (old_reverse && !ct4_same_ends(old_reverse, destination, source))
+		old_reverse = NULL;
 
 	decision->source_slot = source->slot;
 	decision->source_revision = source->revision;

@@ -27,7 +27,7 @@ struct podwire_endpoint4 {
 	__u32 identity;	    /* security identity, 0 = unknown */
 	__u8 mac[ETH_ALEN]; /* the pod's own MAC address */
 	__u8 pad[2];
-	__u32 policy; /* index into podwire_policies; 0 = none: everything passes */
+	__u32 policy; /* key of podwire_policies; 0 = none: everything passes */
 };
 ASSERT_SIZE(struct podwire_endpoint4, 28);
 

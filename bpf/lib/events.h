@@ -48,7 +48,7 @@ struct podwire_event {
 	__u32 source_identity;
 	__u32 destination_identity;
 	__u32 rule;   /* struct podwire_policy's; 0: nothing matched */
-	__u32 policy; /* index into podwire_policies */
+	__u32 policy; /* key of podwire_policies */
 };
 ASSERT_SIZE(struct podwire_event, 88);
 
@@ -89,7 +89,7 @@ struct podwire_verdict_event {
 	__u32 destination_identity;
 	__s32 verdict; /* 0: allowed; less: refused, minus enum podwire_drop_reason */
 	__u32 rule;    /* struct podwire_policy's; 0: nothing matched */
-	__u32 policy;  /* index into podwire_policies */
+	__u32 policy;  /* key of podwire_policies */
 	__u32 packet_length;
 	__u32 cpu;
 };

@@ -12,7 +12,7 @@ struct podwire_judgement {
 	__be16 destination_port; /* ICMP: the type */
 	__u32 source_identity;
 	__u32 destination_identity;
-	__u32 policy;	/* of the end that is judged: index into podwire_policies */
+	__u32 policy;	/* of the end that is judged: key of podwire_policies */
 	__u32 rule;	/* that decided; 0: none matched */
 	__u8 direction; /* enum podwire_direction */
 	__u8 protocol;

@@ -70,9 +70,12 @@ struct podwire_policy_trie {
 	__uint(value_size, sizeof(struct podwire_policy));
 };
 
+/* A hash, because before Linux 6.8 user space waits for an RCU grace period with every element of an array of
+ * maps that it reads, the empty ones too. */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
 	__uint(max_entries, PODWIRE_POLICIES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(key_size, sizeof(__u32)); /* number of the policy */
 	__array(values, struct podwire_policy_trie);
 } podwire_policies SEC(".maps");

@@ -147,8 +147,6 @@ class Loaded:
                     found.set_many((key, zero) for key in range(found.info.max_entries))
                 else:
                     found.set_many((key, zero) for key, value in found.items() if any(value.values()))
-            elif found.info.type == MapType.ARRAY_OF_MAPS:
-                found.delete_many([key for key, inner in found.items() if inner])
             elif found.info.type != MapType.RINGBUF:
                 found.clear()
 

@@ -22,6 +22,7 @@ from tests.bpf.node import (
     SEEN_MASQUERADE,
     WORLD,
     Node,
+    Pod,
     Result,
     tuple4,
 )
@@ -475,3 +476,27 @@ def test_audit_of_an_old_connection_is_told_once(cluster: Node) -> None:
     cluster.bump(POD_B.slot)
     assert a_to_b(cluster, request(ACK)).verdicts == []
     assert cluster.ct(A, B, TCP_PROTO, 40000, 80)["packets"] == 2
+
+
+# -- addresses that get other owners -------------------------------------------------------------------
+
+SUCCESSOR_OF_A = Pod(A, "0a:00:00:00:00:1a", POD_A.device, 7)
+SUCCESSOR_OF_B = Pod(B, "0a:00:00:00:00:1b", POD_B.device, 8)
+
+
+def test_answers_to_a_pod_that_is_gone_do_not_reach_its_successor(cluster: Node) -> None:
+    far, near = udp(A, REMOTE_POD), udp(A, B)
+    cluster.from_pod(of(POD_A) / far)
+    cluster.from_pod(of(POD_A) / near)
+    cluster.remove(POD_A)
+    p.enforce(cluster, SUCCESSOR_OF_A, identity=A_ID + 1)
+    assert cluster.from_netdev(outside() / udp(REMOTE_POD, A, 53, 40000)).reason == NOTHING_MATCHED
+    refuses(cluster, b_to_a, udp(B, A, 53, 40000))
+
+
+def test_a_successor_does_not_answer_for_a_pod_that_is_gone(cluster: Node) -> None:
+    p.enforce(cluster, POD_A, allow(EGRESS, B_ID), identity=A_ID)
+    cluster.from_pod(of(POD_A) / udp(A, B))
+    cluster.remove(POD_B)
+    cluster.add(SUCCESSOR_OF_B, identity=B_ID + 1)
+    refuses(cluster, b_to_a, udp(B, A, 53, 40000))

@@ -23,6 +23,7 @@ from tests.bpf.node import (
     VIP,
     WORLD,
     Node,
+    Pod,
     Result,
     number,
     tuple4,
@@ -293,3 +294,18 @@ def test_errors_that_netfilter_translates_are_judged_where_they_come_out(netfilt
     p.enforce(netfilters, POD_A, identity=A_ID)
     invented = error(A, REMOTE_POD, udp(REMOTE_POD, A, 8080, 40001), code=3)
     assert netfilters.to_netdev(outside() / invented).reason == NOTHING_MATCHED
+
+
+@pytest.mark.parametrize("gone", ["client", "backend"])
+def test_a_services_answers_end_with_either_end(translating: Node, gone: str) -> None:
+    translating.services.expose(VIP, 80, UDP_PROTO, [(B, 8080)])
+    p.enforce(translating, POD_A, allow(EGRESS, B_ID), identity=A_ID)
+    sent(translating, udp(A, VIP, dport=80))
+    if gone == "client":
+        p.enforce(translating, Pod(A, POD_A.mac, POD_A.device, 7), identity=A_ID + 1)
+    else:
+        translating.add(Pod(B, POD_B.mac, POD_B.device, 8), identity=B_ID + 1)
+    translating.bump(POD_A.slot)
+    translating.bump(POD_B.slot)
+    answer = translating.from_pod(of(POD_B) / udp(B, A, 8080, 40000), POD_B)
+    assert answer.reason == NOTHING_MATCHED

@@ -1,6 +1,6 @@
 """The datapath's policy maps: the only code that writes them.
 
-``podwire_policies`` is an array of maps: policy number -> trie. A trie is filled before it is put under a
+``podwire_policies`` is a hash of maps: policy number -> trie. A trie is filled before it is put under a
 number and never written to again, so what a number stands for is complete at every moment. Putting maps in
 place waits for programs that are running (an RCU grace period, some milliseconds), once per call where the
 kernel takes batches; so whoever has many writes them together."""

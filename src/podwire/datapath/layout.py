@@ -9,7 +9,6 @@ from podwire.bpf import BpfError, Map, MapDeclaration, MapInfo, MapType
 from podwire.bpf.codec import Codec
 
 _COPIED = {MapType.HASH, MapType.ARRAY, MapType.LRU_HASH, MapType.LPM_TRIE}
-_OF_MAPS = {MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS}
 _SIZE_IS_BYTES = {MapType.RINGBUF}
 
 
@@ -55,7 +54,7 @@ def copy(source: Map, target: Map) -> tuple[int, str]:
 
     Returns how many were taken over, and why not all (empty when all were).
     """
-    if source.info.type == target.info.type and source.info.type in _OF_MAPS:
+    if source.info.type == target.info.type == MapType.HASH_OF_MAPS:
         return _copy_inner(source, target)
     if source.info.type != target.info.type or source.info.type not in _COPIED:
         return 0, "its content is not carried over (it is counted or learned anew)"
@@ -76,8 +75,6 @@ def copy(source: Map, target: Map) -> tuple[int, str]:
 def _copy_inner(source: Map, target: Map) -> tuple[int, str]:
     copied = 0
     for key, number in source.items():
-        if source.info.type == MapType.ARRAY_OF_MAPS and (not number or key >= target.info.max_entries):
-            continue
         try:
             with Map.by_id(number) as inner:
                 target.set_inner(key, inner)
