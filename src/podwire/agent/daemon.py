@@ -134,6 +134,11 @@ class Agent:
         if self.config.health:
             self._tasks.append(asyncio.create_task(self._probe_forever(), name="probes"))
 
+    def refuse(self) -> None:
+        """Let no call of the runtime wait any more."""
+        if self.endpoints is not None:
+            self.endpoints.close()
+
     async def stop(self) -> None:
         """End the agent's own work. Links, programs, maps and routes stay: traffic goes on."""
         self._source.stop()

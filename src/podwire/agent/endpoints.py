@@ -56,6 +56,8 @@ OnChange = Callable[[tuple[Endpoint, ...]], None]
 Assign = Callable[[str, int], PolicyAssignment | None]
 """The policy of an endpoint (its key) as one of an identity (0: not known yet); None while it is not known.
 Must neither block nor ask Endpoints anything."""
+MOST_REASONS = 20
+"""Failures that are told one by one."""
 POLICY_WAIT = 10.0
 """Seconds that an ADD waits for identity and policy."""
 
@@ -110,6 +112,7 @@ class Endpoints:
         self._store = store
         self._on_change = on_change
         self._hooks = hooks
+        self._closing = False
         self._turns = threading.Semaphore(workers)
         self._standings: dict[str, Standing] = {}  # as last written
         self._kernel = kernel
@@ -237,24 +240,33 @@ class Endpoints:
         with self._news:
             self._news.notify_all()
 
+    def close(self) -> None:
+        """Let nobody wait any more: the agent is being stopped."""
+        self._closing = True
+        self.look_again()
+
     def _await_policy(self, key: str) -> None:
-        """Wait until the policy of a new endpoint is known. In vain: it starts closed."""
+        """Wait until the policy of a new endpoint is known. In vain: it starts closed.
+
+        Raises CniError when the agent ends meanwhile."""
 
         def known() -> bool:
             endpoint = self._endpoints.get(key)
             return endpoint is None or self._hooks.assign(key, endpoint.identity) is not None
 
-        with self._news:
-            self._turns.release()
-            found = self._news.wait_for(known, self._hooks.wait)
-        self._turns.acquire()  # not under the guard: those who have a turn need it
-        if found:
-            return
-        with self._guard:
-            endpoint = self._endpoints.get(key)
-            if endpoint is None or endpoint.identity:
-                return  # its policy alone is missing
-            self._endpoints[key] = replace(endpoint, identity=INIT)
+        self._turns.release()
+        try:
+            with self._news:
+                self._news.wait_for(lambda: self._closing or known(), self._hooks.wait)
+                if known():
+                    return
+                if self._closing:
+                    raise CniError(Code.TRY_AGAIN_LATER, "podwire-agent is being stopped")
+                endpoint = self._endpoints[key]
+                # One whose policy alone is missing keeps its identity.
+                self._endpoints[key] = replace(endpoint, identity=endpoint.identity or INIT)
+        finally:
+            self._turns.acquire()
         log.warning("%s starts closed: its identity or policy is not known after %g s", key, self._hooks.wait)
 
     def _staying(self) -> tuple[Endpoint, ...]:
@@ -268,7 +280,11 @@ class Endpoints:
 
     def problems(self) -> list[str]:
         """What of the desired state makes no sense or could not be applied, as sentences."""
-        return [*self._last.problems, *self._failures.values()]
+        reasons = list(dict.fromkeys(self._failures.values()))
+        more = len(reasons) - MOST_REASONS
+        if more > 0:
+            reasons[MOST_REASONS:] = [f"{more} more entries could not be written"]
+        return [*self._last.problems, *reasons]
 
     # -- requests of the runtime -------------------------------------------------------------------
 

@@ -112,6 +112,7 @@ async def _serve(config: AgentConfig) -> int:
     stop = asyncio.create_task(stopping.wait())
     await asyncio.wait({failed, stop}, return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
+    agent.refuse()
     for runner in runners:
         await runner.cleanup()
     stop.cancel()

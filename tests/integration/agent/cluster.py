@@ -98,7 +98,16 @@ class Cluster:
 
 def local(node: Node, pod: Pod) -> Endpoint4:
     """What the node's datapath has of its pod."""
-    return EndpointsTable(lambda: node.datapath.map("podwire_endpoints4")).read()[pod.address]
+    return _endpoints(node)[pod.address]
+
+
+def locals_of(node: Node) -> list[Endpoint4]:
+    """What the node's datapath has of its pods."""
+    return [value for value in _endpoints(node).values() if not value.host]
+
+
+def _endpoints(node: Node) -> dict[str, Endpoint4]:
+    return EndpointsTable(lambda: node.datapath.map("podwire_endpoints4")).read()
 
 
 def known_by(node: Node, address: str) -> Ipcache4 | None:

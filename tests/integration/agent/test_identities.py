@@ -12,8 +12,8 @@ import pytest
 from podwire.agent.identity_ipcache import Ipcache4
 from tests.unit.kube.cluster_api import IDENTITIES, NODE_ENDPOINTS, NODES, PODS
 
-from .cluster import API_ADDRESS, Cluster, known_by, local
-from .lab import Network, Node, eventually
+from .cluster import API_ADDRESS, Cluster, known_by, local, locals_of
+from .lab import Network, Node, eventually, finish
 
 
 @pytest.fixture
@@ -138,3 +138,35 @@ def test_a_pod_that_nobody_knows_starts_closed(cluster: Cluster) -> None:
     cluster.pod(node, "stranger", {"app": "late"})
     eventually(lambda: local(node, stranger).policy == 0 and local(node, stranger).identity > 255)
     assert stranger.ping(friend.address)
+
+
+def test_nobody_waits_for_an_agent_that_is_being_stopped(cluster: Cluster) -> None:
+    node = cluster.add_node(policy_wait=30)
+    node.new_netns("stranger")
+    call = node.cni_process("ADD", "stranger", node.cni_config())
+    eventually(node.records)
+    started = time.monotonic()
+    assert node.kill(signal.SIGTERM) == 0
+    code, error = finish(call)
+    assert time.monotonic() - started < 8
+    assert (code, error["code"]) == (1, 11)  # the runtime tries again
+    assert not node.records()
+
+
+def test_pods_that_wait_are_in_nobodys_way(cluster: Cluster) -> None:
+    node = cluster.add_node(policy_wait=20, workers=2)
+    for number in range(6):
+        node.new_netns(f"stranger{number}")
+    calls = [node.cni_process("ADD", f"stranger{number}", node.cni_config()) for number in range(6)]
+    eventually(lambda: len(node.records()) == 6)
+    started = time.monotonic()
+    cluster.add_pod(node, "known", app="known")
+    node.delete("known")
+    assert time.monotonic() - started < 10
+    for number in range(6):
+        cluster.pod(node, f"stranger{number}", {"app": f"late{number}"})
+    for call in calls:
+        code, result = finish(call)
+        assert code == 0, result
+    assert time.monotonic() - started < 20
+    assert {value.policy for value in locals_of(node)} == {0}

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from podwire.agent import identities
+from podwire.agent import identities, identity_choice, identity_controller
 from podwire.agent.cluster import Cluster
 from podwire.agent.config import config_from_dict
 from podwire.agent.identities import Identities
+from podwire.agent.identity_controller import SETTLE
 from podwire.agent.model import CLOSED, OPEN, NodeInfo, PolicyAssignment
 from podwire.agent.reconcile import Report
 from podwire.agent.state import StateStore
@@ -24,7 +25,15 @@ from podwire.kube.client import KubeClient
 from podwire.kube.reflector import Connection
 from podwire.policy.model import Labels
 from tests.unit.kube.api_server import wait_for
-from tests.unit.kube.cluster_api import BUILT_IN, CUSTOM, NODE_ENDPOINTS, SLICES, ClusterApi, serve
+from tests.unit.kube.cluster_api import (
+    BUILT_IN,
+    CUSTOM,
+    IDENTITIES,
+    NODE_ENDPOINTS,
+    SLICES,
+    ClusterApi,
+    serve,
+)
 
 from .test_identity_census import endpoint
 
@@ -72,11 +81,12 @@ def make(api: ClusterApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(identities, "ABSENT", 1.0)
     started: list[Identities] = []
 
-    def start(**settings: Any) -> tuple[Identities, Writes]:
+    def start(nodes: tuple[str, ...] = (), **settings: Any) -> tuple[Identities, Writes]:
         config = config_from_dict({"node_name": "self", "state_dir": str(tmp_path / "state"), **settings})
         store = StateStore(config.state_dir)
         cluster = Cluster(config, store, "192.0.2.1")
-        cluster.set_nodes((NodeInfo("self", "10.1.1.0/24", ("192.0.2.1",), uid="u1"),))
+        own = NodeInfo("self", "10.1.1.0/24", ("192.0.2.1",), uid="u1")
+        cluster.set_nodes((own, *(NodeInfo(name, "10.1.2.0/24", ("192.0.2.2",)) for name in nodes)))
         made = Identities(config, store, Connection(partial(KubeClient, tmp_path / "kubeconfig")), Keeper())
         writes = Writes()
         made.begin(cluster, writes)  # type: ignore[arg-type]
@@ -203,6 +213,56 @@ def test_prefixes_are_known_by_their_identities_when_somebody_says_so(api: Clust
     again, _ = make()
     assert again.number_cidrs([one])[one] == numbers[one]
     assert made.number_cidrs([IPv4Network("0.0.0.0/0")]) == {IPv4Network("0.0.0.0/0"): 2}
+
+
+def test_a_pod_whose_labels_change_elsewhere_is_who_it_was_for_a_moment(api: ClusterApi, make: Make) -> None:
+    """By then the policies here know of its new identity. Another pod with its address is one at once."""
+    from .test_desired import BASE
+
+    def publish(identity: int, pod: str) -> None:
+        item = {"address": "10.1.2.9", "identity": identity, "namespace": "ns", "pod": pod}
+        api.put(NODE_ENDPOINTS, {"metadata": {"name": "other"}, "spec": {"endpoints": [item]}})
+
+    def remote() -> int | None:
+        return (made.complete(BASE).remote or {}).get("10.1.2.9")
+
+    def seen() -> int:
+        found = made.view.world.remote.get("10.1.2.9")
+        return found.identity if found else 0
+
+    api.serve(*CUSTOM)
+    made, _ = make(nodes=("other",))
+    publish(300, "a")
+    wait_for(lambda: remote() == 300)
+    started = time.monotonic()
+    publish(301, "a")
+    wait_for(lambda: seen() == 301)
+    before = remote()
+    if time.monotonic() - started < SETTLE:
+        assert before == 300
+    wait_for(lambda: remote() == 301)
+    assert time.monotonic() - started >= SETTLE
+    publish(302, "b")
+    wait_for(lambda: seen() == 302)
+    assert remote() == 302
+
+
+def test_identities_that_nobody_uses_go(api: ClusterApi, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity_controller, "GARBAGE_INTERVAL", 0.1)
+    monkeypatch.setattr(identity_choice, "GRACE", 1.0)
+    monkeypatch.setattr(identity_choice, "JITTER", 0.0)
+    api.serve(*CUSTOM)
+    for number in (300, 301, 302):
+        api.put(IDENTITIES, {"metadata": {"name": str(number)}, "spec": {"labels": {"k8s:n": str(number)}}})
+    item = {"address": "10.1.2.9", "identity": 301}
+    api.put(NODE_ENDPOINTS, {"metadata": {"name": "other"}, "spec": {"endpoints": [item]}})
+    made, _ = make()
+    wait_for(lambda: made.view.world.complete)
+    made.hooks().changed((endpoint("a", 2, identity=302, labels={"k8s:n": "302"}),))
+    assert api.names(IDENTITIES) == {"300", "301", "302"}
+    wait_for(lambda: api.names(IDENTITIES) == {"301", "302"})
+    time.sleep(1.5)
+    assert api.names(IDENTITIES) == {"301", "302"}
 
 
 def test_what_could_not_be_written_is_no_success(api: ClusterApi, make: Make) -> None:
