@@ -5,10 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from podwire.policy.model import Block, Cidr, Rule, Service
 
+T = TypeVar("T")
 EVERYWHERE = IPv4Network("0.0.0.0/0")
 ADDRESS_BITS = 32
 Interval: TypeAlias = tuple[int, int]
@@ -58,19 +59,25 @@ class CidrIndex:
     def __init__(self) -> None:
         self._slots: dict[Interval, int] = {}
         self._sorted: list[Interval] = []
+        self._within: dict[Interval, int] = {}
 
     def add(self, prefix: Interval, slot: int) -> None:
         """Book a prefix that is not there yet."""
         self._slots[prefix] = slot
+        self._within.clear()
         insort(self._sorted, prefix)
 
     def remove(self, prefix: Interval) -> None:
         """Forget a prefix that is there."""
         del self._slots[prefix]
+        self._within.clear()
         del self._sorted[bisect_left(self._sorted, prefix)]
 
     def within(self, prefix: Interval) -> int:
         """Return the slots of all prefixes that lie in ``prefix``, itself included, as bits."""
+        known = self._within.get(prefix)
+        if known is not None:
+            return known
         first, length = prefix
         start = bisect_left(self._sorted, prefix)
         last = first + (1 << (ADDRESS_BITS - length)) - 1
@@ -78,6 +85,7 @@ class CidrIndex:
         bits = 0
         for inner in self._sorted[start:end]:
             bits |= 1 << self._slots[inner]
+        self._within[prefix] = bits
         return bits
 
     def select(self, peer: Cidr) -> int:
@@ -100,8 +108,7 @@ def divide(blocks: Sequence[Block]) -> dict[Interval, int]:
     """Draw the borders of all ``blocks``: each prefix with the places in ``blocks`` that cover it, as bits.
 
     The longest prefix that contains an address tells exactly which blocks mean it; no bits are a hole that
-    an except made. Prefixes that change nothing are left out. An except that swallows its block leaves
-    nothing of it."""
+    an except made. An except that swallows its block leaves nothing of it."""
     edges: dict[Interval, list[int]] = {}
     for place, block in enumerate(blocks):
         if any(block.prefix.subnet_of(excepted) for excepted in block.excepted):
@@ -119,6 +126,18 @@ def divide(blocks: Sequence[Block]) -> dict[Interval, int]:
         entered, left = edges[prefix]
         inner = (outer | entered) & ~left
         around.append((first + (1 << (ADDRESS_BITS - length)) - 1, inner))
-        if inner != outer:
-            result[prefix] = inner
+        result[prefix] = inner
+    return result
+
+
+def needed(borders: Iterable[tuple[Interval, T]], outside: T) -> list[tuple[Interval, T]]:
+    """Return sorted ``borders`` without those that change nothing: what they say is said around them."""
+    result: list[tuple[Interval, T]] = []
+    around: list[tuple[int, T]] = []
+    for (first, length), value in borders:
+        while around and around[-1][0] < first:
+            around.pop()
+        if value != (around[-1][1] if around else outside):
+            result.append(((first, length), value))
+            around.append((first + (1 << (ADDRESS_BITS - length)) - 1, value))
     return result

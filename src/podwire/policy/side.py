@@ -6,10 +6,8 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import or_
 
-from podwire.policy.cidr import Interval, divide
+from podwire.policy.cidr import Interval, divide, needed
 from podwire.policy.grants import Grants, meet
 from podwire.policy.identity import HOST, UNKNOWN
 from podwire.policy.model import Block, Direction, Identity, Subject
@@ -58,8 +56,8 @@ class _Side:
     subject: Subject
     world: World
     everybody: list[Grant] = field(default_factory=list)
-    terms: defaultdict[int, list[Grant]] = field(default_factory=lambda: defaultdict(list))
-    """Bits of identities -> what they get."""
+    peers: defaultdict[Grant, int] = field(default_factory=lambda: defaultdict(int))
+    """Identities that have each grant, as bits."""
     blocks: list[tuple[Block, Grant]] = field(default_factory=list)
 
     def add(self, entry: PreparedEntry) -> None:
@@ -77,7 +75,7 @@ class _Side:
             if entry.everybody:
                 self.everybody.append(grant)
             elif bits:
-                self.terms[bits].append(grant)
+                self.peers[grant] |= bits
             if not entry.everybody:
                 self.blocks.extend((block, grant) for block in entry.blocks)
         if entry.named and self.direction is Direction.EGRESS:
@@ -96,38 +94,41 @@ class _Side:
                 meant = having if entry.everybody else having & bits
                 if meant:
                     ports = (PortPrefix(port.protocol, number, PORT_BITS),)
-                    self.terms[meant].append(Grant(ports, entry.deny, entry.reason))
+                    self.peers[Grant(ports, entry.deny, entry.reason)] |= meant
 
     def finish(self) -> Side:
         """Return everything that was taken in."""
         if not self.enforced:
             self.everybody.append(Grant((EVERYTHING,), False, NOT_ENFORCED))
         elif self.direction is Direction.INGRESS:
-            self.terms[self.world.slot_bit(HOST)].append(Grant((EVERYTHING,), False, ALLOW_LOCALHOST))
+            self.peers[Grant((EVERYTHING,), False, ALLOW_LOCALHOST)] |= self.world.slot_bit(HOST)
         groups = self._peers()
         if self.everybody:
             everybody = normalise(self.everybody)
             groups[everybody] = array("L", [EVERYBODY, *groups.get(everybody, ())])
-        borders = sorted(self._borders().items())
-        return Side(self.direction, self.enforced, tuple(sorted(groups.items())), tuple(borders))
+        return Side(self.direction, self.enforced, tuple(sorted(groups.items())), self._borders())
 
     def _peers(self) -> dict[Verdicts, Sequence[Identity]]:
-        order = sorted({grant for term in self.terms.values() for grant in term}, key=_by_reason)
-        bits = {grant: 1 << place for place, grant in enumerate(order)}
+        order = sorted(self.peers, key=_by_reason)
         grants = Grants(order)
-        terms = {who: reduce(or_, (bits[grant] for grant in term)) for who, term in self.terms.items()}
+        terms: defaultdict[int, int] = defaultdict(int)
+        served: defaultdict[tuple[bool, tuple[PortPrefix, ...]], int] = defaultdict(int)
+        for place, grant in enumerate(order):
+            # Who has the same from a rule that is named first needs it no more.
+            left = self.peers[grant] & ~served[grant.deny, grant.ports]
+            served[grant.deny, grant.ports] |= left
+            terms[left] |= 1 << place
         together: defaultdict[Verdicts, int] = defaultdict(int)
         for members, identities in meet(terms).items():
             together[grants.verdicts(members)] |= identities
         return {verdicts: self.world.numbers(identities) for verdicts, identities in together.items()}
 
-    def _borders(self) -> dict[Interval, Verdicts]:
+    def _borders(self) -> tuple[tuple[Interval, Verdicts], ...]:
         pairs = sorted(self.blocks, key=lambda pair: _by_reason(pair[1]))
         grants = Grants([grant for _, grant in pairs])
-        return {
-            prefix: grants.verdicts(members)
-            for prefix, members in divide([block for block, _ in pairs]).items()
-        }
+        borders = divide([block for block, _ in pairs])
+        said = ((prefix, grants.verdicts(members)) for prefix, members in sorted(borders.items()))
+        return tuple(needed(said, outside=()))
 
 
 def _by_reason(grant: Grant) -> tuple[str, Grant]:

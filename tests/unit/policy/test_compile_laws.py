@@ -16,7 +16,7 @@ from . import strategies as some
 from .cluster import Judges
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(
     st.lists(some.rules(), max_size=5),
     st.sampled_from(some.SUBJECTS),

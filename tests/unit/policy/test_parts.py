@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podwire.policy.cidr import divide, network
+from podwire.policy.entries import Entries, Run
 from podwire.policy.grants import meet
 from podwire.policy.label_index import LabelIndex, bit_positions
-from podwire.policy.model import Block, Labels, PortRange, Requirement, Selector
-from podwire.policy.ports import port_prefixes
+from podwire.policy.model import Block, Direction, Labels, MapKey, MapValue, PortRange, Requirement, Selector
+from podwire.policy.ports import PortPrefix, port_prefixes
 from podwire.policy.selectors import matches
 
 from . import strategies as some
@@ -112,3 +113,40 @@ def test_an_index_forgets_what_nobody_has() -> None:
     index.add(3, {"k8s:tier": "x"})
     assert index.having("any:app") == 0
     assert index.select(Selector((Requirement("any:app", some.Operator.EXISTS),))) == 0
+
+
+run_values = st.dictionaries(
+    st.sampled_from([PortPrefix(0, 0, 0), PortPrefix(TCP, 80, 16), PortPrefix(17, 0, 0)]),
+    st.builds(MapValue, st.booleans(), st.integers(1, 3)),
+    min_size=1,
+)
+runs = st.lists(
+    st.tuples(st.sampled_from(Direction), st.integers(0, 3), run_values), unique_by=lambda run: run[:2]
+).map(
+    lambda found: [
+        Run(direction, [10 * n, 10 * n + 1], tuple(sorted(v.items()))) for direction, n, v in found
+    ]
+)
+
+
+@given(runs)
+def test_entries_are_a_mapping(given_runs: list[Run]) -> None:
+    plain = {
+        MapKey(run.direction, identity, *ports): value
+        for run in given_runs
+        for ports, value in run.values
+        for identity in run.identities
+    }
+    entries = Entries(given_runs)
+    assert dict(entries.items()) == plain
+    assert list(entries) == list(entries.keys()) == [key for key, _ in entries.items()]
+    assert list(entries.values()) == list(dict(entries.items()).values())
+    assert len(entries) == len(plain)
+    assert all(entries[key] == value for key, value in plain.items())
+    assert entries == plain and plain == entries and entries == Entries(given_runs)
+    for absent in (MapKey(Direction.INGRESS, 99), MapKey(Direction.INGRESS, 0, TCP, 81, 16)):
+        assert absent not in entries
+    with pytest.raises(KeyError):
+        entries[MapKey(Direction.EGRESS, 77)]
+    if plain:
+        assert entries != Entries(given_runs[1:])
