@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
+from podwire.policy.entries import runs_of
+from podwire.policy.identity import UNKNOWN
 from podwire.policy.model import (
     PROTOCOL_ANY,
     BlockKey,
@@ -59,14 +61,24 @@ class Block(NamedTuple):
 
 def contents(compiled: Compiled) -> Contents:
     """What the kernel must have for a policy."""
-    outranking = {key.direction for key, value in compiled.entries.items() if not key.identity and value.deny}
-    outranking |= {key.direction for key, value in compiled.entries.items() if value.proxy_port}
-    found = {
-        encode_key(key): encode_value(
-            key, value, final=key.identity != 0 and not value.deny and key.direction not in outranking
-        )
-        for key, value in compiled.entries.items()
+    runs = list(runs_of(compiled.entries))
+    outranking = {
+        direction
+        for direction, identities, values in runs
+        for _, value in values
+        if value.proxy_port or (value.deny and UNKNOWN in identities)
     }
+    found: Contents = {}
+    for direction, identities, values in runs:
+        for ports, value in values:
+            # One value for all of them (UNKNOWN stands for everybody), and keys that differ in the identity alone.
+            sample = MapKey(direction, UNKNOWN, *ports)
+            bits, tail = prefix_bits(sample), encode_key(sample)[_HEAD.size :]
+            final = not value.deny and direction not in outranking
+            encoded = encode_value(sample, value, final=final)
+            found.update((_HEAD.pack(bits, identity) + tail, encoded) for identity in identities)
+            if final and UNKNOWN in identities:
+                found[encode_key(sample)] = encode_value(sample, value)
     for key, identity in compiled.blocks.items():
         found[encode_block(key)] = _value(0, FLAG_BLOCK, block_bits(key), identity)
     return found

@@ -63,6 +63,16 @@ class Entries(Mapping[MapKey, MapValue]):
         return f"{type(self).__name__}({dict(self.items())})"
 
 
+def runs_of(entries: Mapping[MapKey, MapValue]) -> Iterable[Run]:
+    """Return the quick way through any entries, a run for each where they are kept otherwise."""
+    if isinstance(entries, Entries):
+        return entries.runs
+    return (
+        Run(key.direction, (key.identity,), ((PortPrefix(key.protocol, key.port, key.port_prefix), value),))
+        for key, value in entries.items()
+    )
+
+
 class _Items(ItemsView[MapKey, MapValue]):
     __slots__ = ()
     _mapping: Entries
