@@ -71,7 +71,7 @@ def contents(compiled: Compiled) -> Contents:
     found: Contents = {}
     for direction, identities, values in runs:
         for ports, value in values:
-            # One value for all of them (UNKNOWN stands for everybody), and keys that differ in the identity alone.
+            # One value for all of them, and keys that differ in the identity alone. UNKNOWN is everybody.
             sample = MapKey(direction, UNKNOWN, *ports)
             bits, tail = prefix_bits(sample), encode_key(sample)[_HEAD.size :]
             final = not value.deny and direction not in outranking

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from podwire.policy.cidr import network
 from podwire.policy.entries import Entries, Run
@@ -70,12 +71,18 @@ def write(sides: Sequence[Side]) -> Compiled:
             digest.update(b"%d %d/%d %d;" % (side.direction, *prefix, classes[verdicts]))
         del classes[()]
         for verdicts, identities in (*side.groups, *((one, (number,)) for one, number in classes.items())):
-            values = tuple((ports, MapValue(deny, places[reason])) for ports, deny, reason in verdicts)
+            values = tuple((ports, _value(deny, places[reason])) for ports, deny, reason in verdicts)
             runs.append(Run(side.direction, identities, values))
             digest.update(b"%d %d:" % (side.direction, len(identities)) + array("L", identities).tobytes())
             for (protocol, port, length), (deny, rule, _) in values:
                 digest.update(b"%d %d/%d %d %d;" % (protocol, port, length, deny, rule))
     return Compiled(enforced, Entries(runs), blocks, tuple(places), digest.hexdigest())
+
+
+@lru_cache(maxsize=4096)
+def _value(deny: bool, rule: int) -> MapValue:
+    """The same few values fill every map."""
+    return MapValue(deny, rule)
 
 
 def _reasons(sides: Iterable[Side]) -> list[str]:
