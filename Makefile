@@ -22,7 +22,7 @@ E2E_LAB := $(if $(filter podwire,$(LAB)),molecule,$(LAB))
 .DEFAULT_GOAL := help
 .PHONY: help bootstrap build machines up check conformance status ssh reboot down test lint unit bpf bpf-6.1 integration \
 	collection e2e e2e-starwars lint-python lint-types lint-yaml lint-ansible lint-c benchmark benchmark-cni benchmark-path \
-	benchmark-services format pins
+	benchmark-services benchmark-policy format pins
 
 help: ## print this help
 	@awk 'BEGIN {FS = ":.*## "; \
@@ -121,6 +121,10 @@ benchmark-services: bootstrap ## up to 10,000 services by podwire and by kube-pr
 	@mkdir -p build
 	env PYTHONPATH=.:src:collections $(BIN)/python -m benchmarks.services \
 	    --json build/services.json --plot build/services.png
+
+benchmark-policy: bootstrap ## the policy engine, packets, and policies' way to every node of a running lab (root)
+	@mkdir -p build
+	env PYTHONPATH=.:src:collections $(BIN)/python -m benchmarks.policy --json build/policy.json
 
 ## Upkeep
 format: bootstrap ## format Python and C

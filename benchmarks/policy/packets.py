@@ -94,15 +94,15 @@ def run(node: Node, rounds: int) -> dict[str, Any]:
             result = node.from_pod(Ether(data[0]))
             if result.reason is not None:
                 raise SystemExit(f"the policy {name} refuses the benchmark's connection: {result.reason}")
-    figures = {
+    medians = {
         name: {kind: round(statistics.median(values), 1) for kind, values in of_kind.items()}
         for name, of_kind in taken.items()
     }
-    one = figures["one"]
+    one = medians["one"]
     ratios = {
-        name: {kind: round(figures[name][kind] / one[kind], 3) for kind in one} for name in ("many", "full")
+        name: {kind: round(medians[name][kind] / one[kind], 3) for kind in one} for name in ("many", "full")
     }
-    return {"nanoseconds_per_packet": figures, "ratio_to_one_policy": ratios}
+    return {"nanoseconds_per_packet": medians, "ratio_to_one_policy": ratios}
 
 
 @contextlib.contextmanager
@@ -119,6 +119,12 @@ def statistics_of_programs() -> Iterator[None]:
 @click.command(help=__doc__)
 @click.option("--rounds", default=300, show_default=True, help="Turns of each kind.")
 def main(rounds: int) -> None:
+    json.dump(figures(rounds), sys.stdout, indent=2)
+    print()
+
+
+def figures(rounds: int) -> dict[str, Any]:
+    """Return all figures, and what they were taken with."""
     with tempfile.TemporaryDirectory() as directory, private_netns():
         make_devices()
         objects = compile_objects(Path(directory))
@@ -128,8 +134,7 @@ def main(rounds: int) -> None:
         "policies": POLICIES, "identities": IDENTITIES, "entries_full": FULL, "rounds": rounds,
         "packets_per_turn": PACKETS,
     }  # fmt: skip
-    json.dump({"parameters": parameters, **result, "target_ratio": TARGET}, sys.stdout, indent=2)
-    print()
+    return {"parameters": parameters, **result, "target_ratio": TARGET}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,240 @@
+"""From a policy's creation in the API to its enforcement on every node of a running lab.
+
+Pods sleep on all nodes; policies are created one after the other and stay. Each selects pods on every node
+and says something new, so that each of these pods needs another policy map. Two ends are measured, both from
+the moment before the request: when the last of these pods has its new map in its node's kernel, which is
+read from outside, and when the last node has reported that. All clocks are one: the lab's nodes are
+containers of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median, quantiles
+from typing import Any
+
+from lab import nodes as machines
+from lab.config import Lab
+from podwire.agent.identity_objects import NODE_ENDPOINTS
+from podwire.kube.client import ApiError, KubeClient
+
+from . import kernel
+from .pods import APPS, Pod, running
+
+PODS, POLICIES = 100, 120
+PATIENCE = 20.0
+SETTLE_SECONDS = 10
+"""Starting pods keeps agents and kubelets busy for a while, which is not what is measured."""
+LOOK_SECONDS = 0.001
+ASK_EVERY = 15
+"""Policies from one question to the agents to the next."""
+TARGETS = {"p50_ms": 100.0, "p99_ms": 500.0}
+KINDS = (
+    ("networkpolicies", "/apis/networking.k8s.io/v1"),
+    ("ciliumnetworkpolicies", "/apis/cilium.io/v2"),
+)
+
+
+def policy(number: int) -> tuple[str, dict[str, Any]]:
+    """Policy ``number``: the resource's name, and the object. Kubernetes' and Cilium's take turns."""
+    app, peer, port = number // len(KINDS) % APPS, (number + 3) % APPS, 1024 + number
+    resource, group = KINDS[number % len(KINDS)]
+    metadata = {"name": f"policy-{number}"}
+    if resource == "networkpolicies":
+        rule = {
+            "from": [{"podSelector": {"matchLabels": {"app": f"app-{peer}"}}}],
+            "ports": [{"port": port, "protocol": "TCP"}],
+        }
+        spec: dict[str, Any] = {
+            "podSelector": {"matchLabels": {"app": f"app-{app}"}}, "policyTypes": ["Ingress"],
+            "ingress": [rule],
+        }  # fmt: skip
+        kind = "NetworkPolicy"
+    else:
+        rule = {
+            "fromEndpoints": [{"matchLabels": {"app": f"app-{peer}"}}],
+            "toPorts": [{"ports": [{"port": str(port), "protocol": "TCP"}]}],
+        }
+        spec = {"endpointSelector": {"matchLabels": {"app": f"app-{app}"}}, "ingress": [rule]}
+        kind = "CiliumNetworkPolicy"
+    body = {"apiVersion": group.removeprefix("/apis/"), "kind": kind, "metadata": metadata, "spec": spec}
+    return resource, body
+
+
+def selected(number: int) -> str:
+    """The app that policy ``number`` is for."""
+    return f"app-{number // len(KINDS) % APPS}"
+
+
+class Follower:
+    """Notes when the API told of objects; a thread of its own, which ends with the process."""
+
+    def __init__(self, client: KubeClient, path: str, take: Callable[[float, dict[str, Any]], None]) -> None:
+        self._client, self._path, self._take = client, path, take
+        self._version = ""
+        for page in client.list_pages(path):
+            self._version = page.version
+            for item in page.items:
+                take(time.monotonic(), item)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                for events in self._client.watch(self._path, self._version):
+                    now = time.monotonic()
+                    for event in events:
+                        if event["type"] == "ERROR":
+                            raise RuntimeError(f"watching {self._path}: {event['object'].get('message')}")
+                        item = event["object"]
+                        self._version = item["metadata"]["resourceVersion"]
+                        if event["type"] in ("ADDED", "MODIFIED"):
+                            self._take(now, item)
+            except ApiError:
+                time.sleep(0.5)
+
+
+class Reports:
+    """What nodes report to enforce, and since when."""
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        self._since: dict[str, dict[str, list[tuple[float, int]]]] = {node: {} for node in nodes}
+        self._wake = threading.Condition()
+
+    def take(self, now: float, item: Mapping[str, Any]) -> None:
+        observed = (item.get("status") or {}).get("observed") or {}
+        with self._wake:
+            of_node = self._since.get(item["metadata"]["name"])
+            if of_node is not None:
+                for resource, version in observed.items():
+                    of_node.setdefault(resource, []).append((now, int(version)))
+            self._wake.notify_all()
+
+    def everywhere(self, resource: str, version: int) -> float:
+        """When the last node said that it enforces ``version``. Raises TimeoutError."""
+        with self._wake:
+            if not self._wake.wait_for(lambda: self._last(resource, version) is not None, PATIENCE):
+                raise TimeoutError(f"not every node says within {PATIENCE:.0f} s that it enforces {resource}")
+            found = self._last(resource, version)
+            assert found is not None
+            return found
+
+    def _last(self, resource: str, version: int) -> float | None:
+        firsts = [
+            next((when for when, said in of_node.get(resource, ()) if said >= version), None)
+            for of_node in self._since.values()
+        ]
+        times = [first for first in firsts if first is not None]
+        return max(times) if len(times) == len(firsts) else None
+
+
+class Watch:
+    """When pods got other policies, as the kernel has it."""
+
+    def __init__(self, maps: Mapping[str, kernel.NodeMaps], pods: Sequence[Pod]) -> None:
+        self._maps = maps
+        self._pods = pods
+        self._before = {pod: maps[pod.node].state(pod.address) for pod in pods}
+
+    def wait(self) -> dict[str, float]:
+        """When the last pod of each node changed. Raises TimeoutError."""
+        left, ends = set(self._pods), {}
+        deadline = time.monotonic() + PATIENCE
+        while left:
+            now = time.monotonic()
+            for pod in [pod for pod in left if self._changed(pod)]:
+                left.discard(pod)
+                ends[pod.node] = now
+            if now > deadline:
+                names = sorted({pod.node for pod in left})
+                raise TimeoutError(f"pods on {', '.join(names)} have no new policy after {PATIENCE:.0f} s")
+            time.sleep(LOOK_SECONDS)
+        return ends
+
+    def _changed(self, pod: Pod) -> bool:
+        now, before = self._maps[pod.node].state(pod.address), self._before[pod]
+        return now.policy != before.policy and now.revision != before.revision
+
+
+def agents(lab: Lab) -> list[float]:
+    """How long each agent took for its last change: from taking it to having it in the kernel."""
+    found = []
+    for node in lab.nodes:
+        text = machines.ssh(lab, node, ["podwire", "status", "-o", "json"], check=False, timeout=20).stdout
+        with contextlib.suppress(ValueError, KeyError):
+            found.append(float(json.loads(text)["policies"]["last_change_seconds"]))
+    return found
+
+
+def figures(seconds: Sequence[float]) -> dict[str, float]:
+    """In milliseconds."""
+    cuts = quantiles(seconds, n=100, method="inclusive")
+    return {
+        "p50_ms": round(median(seconds) * 1000, 1),
+        "p99_ms": round(cuts[98] * 1000, 1),
+        "worst_ms": round(max(seconds) * 1000, 1),
+    }
+
+
+class Measurement:
+    """Policies in a namespace, one after the other."""
+
+    def __init__(self, lab: Lab, client: KubeClient, namespace: str, pods: Sequence[Pod]) -> None:
+        self._lab, self._client, self._namespace, self._pods = lab, client, namespace, pods
+        self._told: dict[str, float] = {}
+        self._reports = Reports(lab.nodes)
+        self._maps = kernel.find({node: lab.address(node) for node in lab.nodes})
+        Follower(client, NODE_ENDPOINTS, self._reports.take)
+        for resource, group in KINDS:
+            Follower(client, f"{group}/namespaces/{namespace}/{resource}", self._tell)
+        self.taken: dict[str, list[float]] = {
+            name: [] for name in ("stored", "told", "first_node", "in_force", "reported", "agent")
+        }
+
+    def _tell(self, now: float, item: Mapping[str, Any]) -> None:
+        self._told.setdefault(item["metadata"]["name"], now)
+
+    def one(self, number: int) -> None:
+        """Create policy ``number`` and note when what happened. Raises ApiError or TimeoutError."""
+        resource, body = policy(number)
+        watch = Watch(self._maps, [pod for pod in self._pods if pod.app == selected(number)])
+        start = time.monotonic()
+        path = f"{dict(KINDS)[resource]}/namespaces/{self._namespace}/{resource}"
+        version = int(self._client.create(path, body)["metadata"]["resourceVersion"])
+        stored = time.monotonic()
+        ends = watch.wait()
+        times = {
+            "stored": stored,
+            "first_node": min(ends.values()),
+            "in_force": max(ends.values()),
+            "reported": self._reports.everywhere(resource, version),
+            "told": self._told.get(body["metadata"]["name"], stored),
+        }
+        for name, when in times.items():
+            self.taken[name].append(when - start)
+        if number % ASK_EVERY == ASK_EVERY - 1:
+            self.taken["agent"] += agents(self._lab)
+
+
+def run(lab: Lab, pods: int = PODS, policies: int = POLICIES) -> dict[str, Any]:
+    """Return all figures. Raises ApiError, TimeoutError or RuntimeError."""
+    client = KubeClient(lab.state / "kubeconfig")
+    with running(client, lab.nodes, pods) as (namespace, started):
+        time.sleep(SETTLE_SECONDS)
+        measurement = Measurement(lab, client, namespace, started)
+        for number in range(policies):
+            measurement.one(number)
+            time.sleep(random.uniform(0.2, 0.5))  # noqa: S311 - no lockstep with the agents' own intervals
+    taken = measurement.taken
+    return {
+        "nodes": len(lab.nodes),
+        "pods": pods,
+        "policies": policies,
+        **{name: figures(values) for name, values in taken.items()},
+        "seconds": {name: [round(value, 4) for value in values] for name, values in taken.items()},
+        "targets": TARGETS,
+    }
