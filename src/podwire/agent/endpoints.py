@@ -304,7 +304,7 @@ class Endpoints:
             endpoint = self._reusable(attachment.key, netns.netns_id(fd))
             if endpoint is None:
                 endpoint = self._create(attachment, fd, None)
-            elif endpoint.key not in self._standings or endpoint.identity in (0, INIT):
+            elif self._standings.get(endpoint.key, Standing(INIT, CLOSED)).policy.number == CLOSED.number:
                 self._await_policy(endpoint.key)  # the call before this one did not get so far
                 self._require_applied(endpoint, self.sync())
             return cni.add_result(
