@@ -32,7 +32,6 @@ static __noinline int from_pod_slow4(struct __sk_buff *skb, struct podwire_packe
 	local4_read(packet->tuple.source_address, &source);
 	if (!local4_is_pod(&source) || source.ifindex != skb->ifindex)
 		return refuse(packet, PODWIRE_DROP_INVALID_SOURCE_IP);
-	decision->source_slot = source.slot;
 	if (cfg_services) {
 		ret = service4_from_pod(skb, packet, decision);
 		if (ret == SERVICE_REJECT)

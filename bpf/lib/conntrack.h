@@ -238,7 +238,8 @@ static __always_inline void ct4_reverse_decision(const struct podwire_tuple4 *tu
 	if (!local4_is_pod(source) && !(decision->flags & PODWIRE_CT_VIA_STACK))
 		reverse->ifindex = PODWIRE_IFINDEX_UNDECIDED;
 	/* What is answered here was allowed once; whether it still is shows when more of it comes. */
-	if (cfg_policy && ((reverse->flags & PODWIRE_CT_ORIGINAL) || tuple4_is_echo_reply(tuple)))
+	if (cfg_policy && ((reverse->flags & PODWIRE_CT_ORIGINAL) || tuple4_is_echo_reply(tuple) ||
+			   tuple4_is_ambiguous(tuple)))
 		reverse->ifindex = PODWIRE_IFINDEX_UNDECIDED;
 	if (local4_is_pod(source) && (ebpf_host_routing() || ct4_hairpin(tuple, decision)) &&
 	    !(decision->flags & PODWIRE_CT_VIA_STACK)) {
@@ -260,14 +261,10 @@ static __noinline bool ct4_complete(struct podwire_packet *packet, struct podwir
 	ct4_answers(&packet->tuple, decision, &reversed);
 	old = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
 	old_reverse = bpf_map_lookup_elem(&podwire_ct4, &reversed);
-	if (old && !ct4_same_ends(old, source, destination)) {
-		/* An answer for somebody who is gone. */
-		if (decision->flags & PODWIRE_CT_TRANSLATED_BACK)
-			decision->flags |= PODWIRE_CT_ORIGINAL;
-		old = NULL;
-	}
-	if (old_reverse && !ct4_same_ends(old_reverse, destination, source))
-		old_reverse = NULL;
+	/* What was asked by or of somebody who is gone has no answer. */
+	if ((old && !ct4_same_ends(old, source, destination)) ||
+	    (old_reverse && !ct4_same_ends(old_reverse, destination, source)))
+		decision->flags |= PODWIRE_CT_ORIGINAL;
 
 	decision->source_slot = source->slot;
 	decision->source_revision = source->revision;
@@ -292,6 +289,9 @@ static __noinline bool ct4_complete(struct podwire_packet *packet, struct podwir
 	/* Answers to a connection that was opened from outside keep the address it was opened to. */
 	if (!(decision->flags & PODWIRE_CT_ORIGINAL))
 		decision->flags &= ~PODWIRE_CT_MASQUERADE;
+	/* One kind of message must not vouch for another. */
+	if (cfg_policy && tuple4_is_ambiguous(&packet->tuple))
+		decision->ifindex = PODWIRE_IFINDEX_UNDECIDED;
 
 	/* Echo requests that have met netfilter take the replies with them. */
 	return !old_reverse || packet_is_syn(packet) ||

@@ -22,6 +22,7 @@
 #define PODWIRE_IDENTITY_WORLD 2
 
 #define ICMP4_FRAGMENTATION_NEEDED 4
+#define ICMP4_UNKNOWN		   255 /* a type that is none */
 
 /* Does anybody have to ask? Not for an endpoint that reaches itself. */
 static __always_inline bool policy4_applies(const struct podwire_local4 *source,
@@ -186,6 +187,16 @@ static __always_inline __u32 identity4(const struct podwire_local4 *local, __be3
 	return known->identity ? known->identity : PODWIRE_IDENTITY_WORLD;
 }
 
+/* A later fragment shows only where its first one had the identifier. */
+static __always_inline __u8 icmp4_type(const struct podwire_packet *packet)
+{
+	if (!(packet->flags & PACKET_LATER_FRAGMENT))
+		return packet->icmp_type;
+	if (packet->tuple.source_port)
+		return ICMP4_ECHO;
+	return packet->tuple.destination_port ? ICMP4_ECHO_REPLY : ICMP4_UNKNOWN;
+}
+
 /* Judge a packet that would open a flow from `source` to `destination`, which is the backend where `decision`
  * translates the packet. Returns 0 or a refusal. */
 static __noinline int policy4_judge(struct __sk_buff *skb, struct podwire_packet *packet,
@@ -208,7 +219,7 @@ static __noinline int policy4_judge(struct __sk_buff *skb, struct podwire_packet
 		judgement->destination_port = decision->rewrite.destination_port;
 	}
 	if (packet->tuple.protocol == IPPROTO_ICMP)
-		judgement->destination_port = bpf_htons(packet->icmp_type);
+		judgement->destination_port = bpf_htons(icmp4_type(packet));
 	/* Whose packets the table has counted before is known to it. */
 	judgement->fresh = decision->packets <= 1;
 	judgement->source_identity = identity4(source, judgement->source_address, &flags);

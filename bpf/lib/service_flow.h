@@ -20,15 +20,14 @@
 #define SERVICE_PORT_PROBES 8
 
 /* Is it a connection that is being translated? Then it keeps its backend, whatever has changed since. Not
- * kept: what a SYN opens over an old connection, datagrams after a long silence in both directions, and what
- * an earlier owner of the sender's address began (`decision` has the sender's slot). */
+ * kept: what a SYN opens over an old connection, and datagrams after a long silence in both directions. */
 static __noinline bool service4_keep(const struct podwire_packet *packet, struct podwire_ct4 *decision)
 {
 	const struct podwire_ct4 *entry = bpf_map_lookup_elem(&podwire_ct4, &packet->tuple);
 	const struct podwire_ct4 *other;
 	struct podwire_tuple4 answers;
 
-	if (!entry || !(entry->flags & CT_ANY_TRANSLATION) || entry->source_slot != decision->source_slot)
+	if (!entry || !(entry->flags & CT_ANY_TRANSLATION))
 		return false;
 	if (packet_is_syn(packet)) {
 		/* A repeated SYN: the first one's backend may be answering this very moment. */

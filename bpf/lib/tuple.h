@@ -23,6 +23,12 @@ static __always_inline bool tuple4_is_echo_reply(const struct podwire_tuple4 *tu
 	return tuple->protocol == IPPROTO_ICMP && tuple->destination_port;
 }
 
+/* An identifier of 0 leaves open what it is: a request, a reply, a later fragment of an error. */
+static __always_inline bool tuple4_is_ambiguous(const struct podwire_tuple4 *tuple)
+{
+	return tuple->protocol == IPPROTO_ICMP && !tuple->source_port && !tuple->destination_port;
+}
+
 static __always_inline void tuple4_reverse(const struct podwire_tuple4 *tuple,
 					   struct podwire_tuple4 *reversed)
 {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, TCP, fragment
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
 
 from tests.bpf import policies as p
 from tests.bpf.node import (
@@ -388,6 +388,31 @@ def test_a_later_first_piece_does_not_pass_for_an_allowed_one(cluster: Node) -> 
     refuses(cluster, a_to_b, good[1])
 
 
+def test_a_later_piece_of_an_echo_request_is_no_echo_reply(cluster: Node) -> None:
+    p.enforce(cluster, POD_B, allow(INGRESS, A_ID, ICMP_PROTO, 0), identity=B_ID)
+    large = ping(A, B, id=10)
+    large[Raw].load = b"d" * 4000
+    for part in pieces(large):
+        refuses(cluster, a_to_b, part)
+    refuses(cluster, a_to_b, ping(A, B))
+    p.enforce(cluster, POD_B, allow(INGRESS, A_ID, ICMP_PROTO, 8), identity=B_ID)
+    for part in pieces(large):
+        assert a_to_b(cluster, part).reason is None
+
+
+def test_messages_without_identifier_do_not_vouch_for_each_other(cluster: Node) -> None:
+    """Requests and replies with the identifier 0 have the same tuple."""
+    p.enforce(cluster, POD_B, allow(INGRESS, A_ID, ICMP_PROTO, 0), identity=B_ID)
+    assert a_to_b(cluster, ping(A, B, ident=0, reply=True)).reason is None
+    refuses(cluster, a_to_b, ping(A, B, ident=0))
+    cluster.maps["podwire_ct4"].clear()
+    p.enforce(cluster, POD_B, allow(INGRESS, A_ID, ICMP_PROTO, 8), identity=B_ID)
+    for _ in range(2):
+        assert a_to_b(cluster, ping(A, B, ident=0)).reason is None
+        assert b_to_a(cluster, ping(B, A, ident=0, reply=True)).reason is None
+        refuses(cluster, b_to_a, ping(B, A, ident=0))
+
+
 # -- ICMP errors --------------------------------------------------------------------------------------
 
 
@@ -411,13 +436,14 @@ def test_errors_about_a_known_connection_pass(cluster: Node) -> None:
     [
         pytest.param(udp(B, A, 40000, 53), id="invented"),
         pytest.param(udp(B, REMOTE_POD, 40001, 53), id="somebody-elses"),
-        pytest.param(udp(REMOTE_POD, A, 40002, 53), id="not-the-receivers"),
+        pytest.param(udp(REMOTE_POD, A, 53, 40002), id="not-the-receivers"),
         pytest.param(udp(A, B, 40003, 53), id="its-own"),
         pytest.param(udp(B, A, 40000, 53, frag=3), id="a-later-piece"),
     ],
 )
 def test_errors_that_quote_what_never_was_are_judged(cluster: Node, about: Packet) -> None:
-    """A may not talk to B; B has connections with others."""
+    """A may not talk to B; both have connections with others."""
+    assert a_to_b(cluster, udp(A, REMOTE_POD, 40002, 53)).reason is None
     p.enforce(cluster, POD_B, allow(EGRESS, REMOTE_ID), deny(INGRESS, A_ID), identity=B_ID)
     assert b_to_a(cluster, udp(B, REMOTE_POD, 40001, 53)).reason is None
     refuses(cluster, a_to_b, error(A, B, about, code=3), DENIED)
