@@ -247,7 +247,11 @@ class Policies:
 
     def rule(self, policy: int, rule: int, when: int) -> str:
         """The sentence for a rule of a policy map, at a time."""
-        return self.controller.meanings.reason(policy, rule, when) if self.controller is not None else ""
+        return (
+            self.controller.installed.meanings.reason(policy, rule, when)
+            if self.controller is not None
+            else ""
+        )
 
     def listed(self) -> dict[str, Any]:
         """Every policy, for the REST API."""
@@ -325,7 +329,7 @@ class Policies:
         controller, source = self.controller, self._source
         if controller is None or source is None:
             return {"enabled": self.enabled, "synced": False}
-        counts = controller.counts
+        counts, written = controller.counts, controller.installed.counts
         return {
             "enabled": True,
             "synced": controller.synced,
@@ -336,10 +340,10 @@ class Policies:
             "revision": controller.revision,
             "observed": controller.observed,
             "problems": len(controller.problems()),
-            "maps_written": counts.maps_written,
-            "entries_written": counts.entries_written,
+            "maps_written": written.maps_written,
+            "entries_written": written.entries_written,
             "applied": counts.applied,
-            "repaired": counts.repaired,
+            "repaired": written.repaired,
             "first_sync_seconds": counts.first_sync_seconds,
             "last_change_seconds": counts.last_change_seconds,
         }

@@ -27,10 +27,10 @@ from typing import NamedTuple, Protocol
 
 from podwire.agent.identity_view import LocalEndpoint, World
 from podwire.agent.model import PolicyAssignment
+from podwire.agent.policy_install import NEVER, Installed
 from podwire.agent.policy_maps import PolicyMaps
-from podwire.agent.policy_numbers import Meanings, Numbers
 from podwire.agent.policy_store import PLURALS, Known, PolicyStore, Taken
-from podwire.agent.policy_tables import CLOSED, LARGEST, OPEN, Contents, contents, is_open, too_large
+from podwire.agent.policy_tables import CLOSED, OPEN, is_open
 from podwire.bpf import BpfError
 from podwire.datapath import DatapathError
 from podwire.kube.reflector import Change
@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 RETRY = 2.0
 """Seconds until a failed write is tried again, then twice as many each time, up to LONGEST_RETRY."""
 LONGEST_RETRY = 60.0
-GRACE = 2.0
-"""Seconds from an endpoint's new number to the old one being free: no program runs that long."""
 LINGER = 30.0
 """Seconds that the identity of a prefix outlives the last rule that names it."""
 ABSENT = 30.0
@@ -51,9 +49,6 @@ ABSENT = 30.0
 API server that starts does not know of its custom resources at first."""
 PATIENCE = 5.0
 """Seconds that policies which name services for the first time wait until these are known."""
-NEVER = float("inf")
-LOOK_ENTRIES = 20_000
-"""Entries of policy maps read again in one look."""
 
 Numbered = Mapping[IPv4Network, int]
 """CIDR identities by prefix."""
@@ -136,26 +131,11 @@ class Counts:
     """What the controller did so far."""
 
     rounds: int = 0
-    maps_written: int = 0
-    entries_written: int = 0
     applied: int = 0
     """Times that endpoints got other numbers."""
-    repaired: int = 0
-    """Maps that somebody else had changed."""
     last_change_seconds: float = 0.0
     """How long the last change took, from taking it to it being in force."""
     first_sync_seconds: float | None = None
-
-
-@dataclass(slots=True)
-class _Held:
-    """A policy map of ours."""
-
-    number: int
-    compiled: Compiled
-    entries: int
-    retired: float = 0.0
-    """When nobody needed it any more, by the monotonic clock; 0 while somebody does."""
 
 
 @dataclass(slots=True)
@@ -169,9 +149,9 @@ class _State:
     synced: bool = False
     dirty: bool = True
     """Something may come to something else now."""
+    unapplied: bool = True
+    """The kernel may have other numbers and identities than it should."""
     look: bool = False
-    looked: int = 0
-    """The last number whose entries were read again."""
     retry: float = RETRY
     retry_at: float = NEVER
     patience: float = 0.0
@@ -180,7 +160,11 @@ class _State:
     """Prefixes that no rule names any more, and until when they keep their identities."""
     versions: dict[str, str] = field(default_factory=dict)
     """By kind: delivered up to there."""
+    unversioned: set[str] = field(default_factory=set)
+    """Kinds of which something was delivered since their last version."""
     observed: dict[str, str] = field(default_factory=dict)
+    remember: bool = False
+    """Earlier versions of objects may be others than those remembered."""
     news: bool = False
     """The next report is worth publishing."""
     trouble: str = ""
@@ -201,24 +185,21 @@ class PolicyController:
     ) -> None:
         """Looks at what an earlier agent left. ``world``: what is known of identities now. Raises
         DatapathError or BpfError."""
-        maps.prepare()
+        self.installed = Installed(maps)
         self.counts = Counts()
         self.guard = threading.RLock()
         """Held while the store is read or changed."""
         self.store = PolicyStore(last_valid)
-        self.meanings = Meanings()
-        self._maps = maps
         self._engine = engine
         self._world = world
         self._hooks = hooks
         self._audit = audit
-        self._inherited = {_fingerprint(value): number for number, value in maps.inherited().items()}
-        self._numbers = Numbers(maps.numbers, self._inherited.values())
-        self._leftover = dict.fromkeys(self._inherited.values(), NEVER)
-        """Numbers that are not ours, and when they may be freed."""
-        self._held: dict[str, _Held] = {}
         self._assigned: dict[str, Assigned] = {}
+        self._in_force: dict[str, tuple[int, int]] = {}
+        """Identity and number of each endpoint, as they were last written."""
         self._cidrs: Numbered = {}
+        self._shown: frozenset[IPv4Network] = frozenset()
+        """Prefixes that addresses are known by."""
         self._services: tuple[ServiceView, ...] = ()
         self._revision = 1
         self._touched: dict[str, Known] = {}
@@ -247,7 +228,8 @@ class PolicyController:
             for name, taken in changes:
                 self._take(f"{kind}/{name}", taken)
             state = self._state
-            state.news |= bool(changes)
+            if changes or kind not in state.known:
+                state.unversioned.add(kind)
             if complete:
                 state.absent.pop(kind, None)
                 state.dirty |= kind not in state.known
@@ -256,7 +238,17 @@ class PolicyController:
         self._put(job)
 
     def take_version(self, kind: str, version: str) -> None:
-        self._put(lambda: self._state.versions.__setitem__(kind, version))
+        """Everything up to this version was delivered. It is published if anything came with it: not every
+        bookmark is worth a write."""
+
+        def job() -> None:
+            state = self._state
+            state.versions[kind] = version
+            if kind in state.unversioned:
+                state.unversioned.discard(kind)
+                state.news = True
+
+        self._put(job)
 
     def take_absence(self, kind: str, reason: str) -> None:
         def job() -> None:
@@ -388,8 +380,7 @@ class PolicyController:
         state = self._state
         due = [state.retry_at]
         if not state.trouble:  # else nothing but another attempt helps
-            due += [*state.linger.values(), *self._leftover.values()]
-            due += [held.retired + GRACE for held in self._held.values() if held.retired]
+            due += [*state.linger.values(), self.installed.due() if state.synced else NEVER]
         if not state.synced:
             due += [since + ABSENT for since, _ in state.absent.values()]
         first = min(due)
@@ -405,8 +396,10 @@ class PolicyController:
                 except Exception:  # the others must not get lost for it
                     log.exception("taking changes of policies")
             judged, self._touched = self._touched, {}
+            remember, state.remember = state.remember, False
         if judged:
             self._hooks.judged(judged)
+        if remember:
             self._hooks.remember(list(self.store.last_valid()))
         if not self._ready(started):
             if state.news:
@@ -417,8 +410,8 @@ class PolicyController:
         if due:
             state.retry_at = NEVER
         if state.look:
-            self._look()
             state.look = False
+            state.dirty |= self.installed.look()
         if state.dirty or due:
             versions = dict(state.versions)
             if self._follow():
@@ -429,11 +422,14 @@ class PolicyController:
         if state.news:
             state.news = False
             self._publish()
-        self._tidy()
+        self.installed.tidy()
+        self._forget()
 
     def _ready(self, now: float) -> bool:
         state = self._state
-        patience = ABSENT if self._leftover else 0.0
+        if state.synced:
+            return True
+        patience = ABSENT if self.installed.inherited else 0.0
         for kind in PLURALS.keys() - state.known:
             since, _ = state.absent.get(kind, (now, ""))
             if kind not in state.absent or now < since + patience:
@@ -442,6 +438,7 @@ class PolicyController:
 
     def _take(self, key: str, taken: Taken | None) -> None:
         """Note an object as it is now; None: it is gone."""
+        self._state.remember = True
         if taken is None:
             changed = self.store.delete(key)
         else:
@@ -464,23 +461,28 @@ class PolicyController:
         wanted = self._engine.prefixes(policies)
         if self._engine.names_services() and not self._hooks.want_services() and self._patient():
             return False
-        fresh = wanted - self._cidrs.keys()
         prefixes = wanted | self._cidrs.keys()
-        if fresh:
-            numbered = self._hooks.number_cidrs(prefixes)
+        if not prefixes <= self._shown:
+            numbered = dict(self._hooks.number_cidrs(prefixes))
             if self._state.synced:
                 self._engine.set_world(world, numbered)
-                self._install(world)
-            self._cidrs = dict(numbered)
-        if fresh or not self._state.synced:
-            self._hooks.set_cidrs(prefixes)
+                self._install(world, transition=True)
+            self._cidrs = numbered
+        self._show(prefixes)
         self._engine.set_policies(policies)
         self._engine.set_world(world, self._cidrs)
-        self._install(world, always=bool(fresh))
+        self._install(world)
         until = time.monotonic() + LINGER
         gone = self._cidrs.keys() - wanted
         self._state.linger = {prefix: self._state.linger.get(prefix, until) for prefix in gone}
         return True
+
+    def _show(self, prefixes: Collection[IPv4Network]) -> None:
+        """Have addresses of exactly these prefixes known by their identities, with the next write."""
+        if self._shown != prefixes or not self._state.synced:
+            self._hooks.set_cidrs(prefixes)
+            self._shown = frozenset(prefixes)
+            self._state.unapplied = True
 
     def _patient(self) -> bool:
         """Shall services be waited for? Not for ever: they allow the less, the fewer of them are known."""
@@ -489,81 +491,39 @@ class PolicyController:
         state.retry_at = state.patience if now < state.patience else NEVER
         return now < state.patience
 
-    def _install(self, world: World, *, always: bool = False) -> None:
-        """Give every endpoint the map that its policy comes to. ``always``: addresses have changed, too."""
+    def _install(self, world: World, *, transition: bool = False) -> None:
+        """Give every endpoint the map that its policy comes to. ``transition``: in between, so that one that
+        cannot be made is no reason to close anybody."""
+        state = self._state
         known = {key: endpoint for key, endpoint in world.local.items() if endpoint.identity}
         compiled = self._engine.compile(known)
-        failures = self._make({value.digest: value for value in compiled.values() if not is_open(value)})
+        wanted = {value.digest: value for value in compiled.values() if not is_open(value)}
+        failures, again = self.installed.make(wanted)
+        if again:
+            self._retry_later()
+        before = self._assigned
         assigned = {
             key: self._assign(known[key].identity, value, failures) for key, value in compiled.items()
         }
-        before, self._assigned = self._assigned, assigned
-        if always or not self._state.synced or _numbers_of(before) != _numbers_of(assigned):
+        if transition:
+            kept = (key for key, value in assigned.items() if value.problem and key in before)
+            assigned.update({key: before[key] for key in kept})
+        self._assigned = assigned
+        in_force = {key: (value.identity, value.number) for key, value in assigned.items()}
+        if state.unapplied or in_force != self._in_force:
+            state.unapplied = True
             self._hooks.apply()
+            state.unapplied, self._in_force = False, in_force
             self.counts.applied += 1
-        self._retire()
+        self.installed.retire({number for _, number in in_force.values()})
         self._tell(world, before)
 
     def _assign(self, identity: int, value: Compiled, failures: Mapping[str, str]) -> Assigned:
         if is_open(value):
             return Assigned(identity, OPEN, value, self._revision)
         problem = failures.get(value.digest, "")
-        number = CLOSED if problem else self._held[value.digest].number
+        number = CLOSED if problem else self.installed.number(value.digest)
         return Assigned(identity, number, value, self._revision, problem)
-
-    def _make(self, wanted: Mapping[str, Compiled]) -> dict[str, str]:
-        """Have a map for each digest; returns the reason for each that has none."""
-        failures: dict[str, str] = {}
-        again = False
-        fresh: dict[int, Contents] = {}
-        digests: dict[int, str] = {}
-        for digest, value in wanted.items():
-            held = self._held.get(digest)
-            if held is not None:
-                held.retired = 0.0
-                continue
-            if value.size > LARGEST:
-                failures[digest] = too_large(value.size)
-                continue
-            entries = contents(value)
-            number = self._inherited.pop(_fingerprint(entries), None)
-            if number is not None:
-                self._leftover.pop(number, None)
-                self._hold(digest, number, value, len(entries))
-                continue
-            number = self._numbers.take()
-            if number is None:
-                failures[digest] = (
-                    "all policy numbers are in use: run pods with fewer different policies here"
-                )
-                again = True
-                continue
-            fresh[number], digests[number] = entries, digest
-        written = self._maps.write(fresh)
-        for number, digest in digests.items():
-            if number in written.maps:
-                self._hold(digest, number, wanted[digest], len(fresh[number]))
-                self.counts.maps_written += 1
-                self.counts.entries_written += len(fresh[number])
-            else:
-                self._numbers.give_back(number)
-                failures[digest] = written.failures.get(number, "it could not be written")
-                again = True
-        if again:
-            self._retry_later()
-        return failures
-
-    def _hold(self, digest: str, number: int, value: Compiled, entries: int) -> None:
-        self._held[digest] = _Held(number, value, entries)
-        self.meanings.add(number, value.reasons, time.monotonic_ns())
-
-    def _retire(self) -> None:
-        """Note which maps nobody needs any more."""
-        used = {assigned.number for assigned in self._assigned.values()}
-        now = time.monotonic()
-        for held in self._held.values():
-            if held.number not in used and not held.retired:
-                held.retired = now
 
     def _tell(self, world: World, before: Mapping[str, Assigned]) -> None:
         """Tell of endpoints that are closed by a problem, once."""
@@ -588,105 +548,34 @@ class PolicyController:
             state.retry = RETRY
         if not state.synced:
             state.synced = state.news = True
-            # No endpoint has them any more, but programs may be running.
-            self._leftover = dict.fromkeys(self._leftover, now + GRACE)
+            self.installed.release()
             self.counts.first_sync_seconds = now - self._started
             log.info(
                 "policies are in force after %.2f s: %d policies, %d maps",
                 self.counts.first_sync_seconds,
                 len(self.store),
-                len(self._held),
+                len(self.installed),
             )
 
     def _publish(self) -> None:
         self._hooks.report(Report(self.observed, self._revision, tuple(self.problems())))
 
-    # -- housekeeping ------------------------------------------------------------------------------
-
-    def _tidy(self) -> None:
-        """Free what has not been needed for a while."""
-        if not self._state.synced:
-            return
+    def _forget(self) -> None:
+        """Let addresses of prefixes that no rule has named for a while be known by the next wider one again,
+        and only then let policies forget their identities."""
         now = time.monotonic()
-        over = {
-            digest: held
-            for digest, held in self._held.items()
-            if held.retired and now >= held.retired + GRACE
-        }
-        left = [number for number, when in self._leftover.items() if now >= when]
-        numbers = [*(held.number for held in over.values()), *left]
-        if numbers:
-            self._maps.free(numbers)
-            for digest in over:
-                del self._held[digest]
-            for number in left:
-                del self._leftover[number]
-            for number in numbers:
-                self._numbers.give_back(number)
-        if left:
-            self._inherited = {}
         ended = {prefix for prefix, until in self._state.linger.items() if now >= until}
-        if ended:
-            self._forget(ended)
-
-    def _forget(self, prefixes: set[IPv4Network]) -> None:
-        """Let addresses of prefixes that no rule names be known by the next wider one again, and only then
-        let policies forget their identities."""
-        left = {prefix: number for prefix, number in self._cidrs.items() if prefix not in prefixes}
-        self._hooks.set_cidrs(left.keys())
-        self._hooks.apply()
-        self._cidrs = left
+        if not ended:
+            return
+        left = {prefix: number for prefix, number in self._cidrs.items() if prefix not in ended}
+        self._show(left.keys())
         world = self._world()
+        self._install(world)
+        self._cidrs = left
         self._engine.set_world(world, left)
         self._install(world)
-        for prefix in prefixes:
-            self._state.linger.pop(prefix, None)
-
-    def _look(self) -> None:
-        """Find what somebody else changed, and make it anew under other numbers."""
-        numbers = {held.number: digest for digest, held in self._held.items()}
-        broken = set(self._maps.replaced([CLOSED, *numbers]))
-        broken |= self._changed_contents(numbers)
-        strays = set(self._maps.strays([*numbers, *self._leftover]))
-        for number in strays:
-            self._numbers.mark(number)
-        if CLOSED in broken:
-            self._maps.prepare()
-        for number in broken - {CLOSED}:
-            # Still used until the endpoints have their new numbers: then it is freed as a leftover.
-            del self._held[numbers[number]]
-        soon = time.monotonic() + GRACE
-        self._leftover.update(dict.fromkeys((broken - {CLOSED}) | strays, soon))
-        if broken:
-            log.warning("%d policy maps were changed by somebody else and are made anew", len(broken))
-            self.counts.repaired += len(broken)
-            self._state.dirty = True
-
-    def _changed_contents(self, numbers: Mapping[int, str]) -> set[int]:
-        """Of some maps, taking turns: those whose entries are not what was written."""
-        changed: set[int] = set()
-        budget, state = LOOK_ENTRIES, self._state
-        order = sorted(numbers, key=lambda number: (number <= state.looked, number))
-        if self._maps.differs(CLOSED, {}):
-            changed.add(CLOSED)
-        for number in order:
-            held = self._held[numbers[number]]
-            budget -= held.entries
-            state.looked = number
-            if self._maps.differs(number, contents(held.compiled)):
-                changed.add(number)
-            if budget <= 0:
-                break
-        return changed
-
-
-def _numbers_of(assigned: Mapping[str, Assigned]) -> dict[str, tuple[int, int]]:
-    return {key: (value.identity, value.number) for key, value in assigned.items()}
-
-
-def _fingerprint(entries: Contents) -> int:
-    """Stands for the contents of a map, within this process."""
-    return hash(frozenset(entries.items()))
+        for prefix in ended:
+            del self._state.linger[prefix]
 
 
 def _name(endpoint: LocalEndpoint) -> str:

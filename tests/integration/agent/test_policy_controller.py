@@ -253,6 +253,25 @@ def test_prefixes_that_no_rule_names_lose_their_identities_later(
     assert number not in bench.controller.cidrs.values()
 
 
+def test_a_prefix_that_is_named_again_after_a_failure_is_known_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("podwire.agent.policy_controller.LINGER", 0.05)
+    bench.apply_policy(web(cidr("192.0.2.0/24")))
+    bench.round()
+    bench.delete_policy("web")
+    bench.round()
+    time.sleep(0.06)
+    bench.broken = True
+    with pytest.raises(OSError):
+        bench.round()
+    bench.broken = False
+    bench.apply_policy(web(cidr("192.0.2.0/24")))
+    bench.round()
+    assert bench.identity_of(OUTSIDE) == bench.controller.cidrs[IPv4Network("192.0.2.0/24")]
+    assert bench.passes("c1-eth0", 0, 80)
+
+
 def test_endpoints_of_equal_policy_share_a_map(bench: Bench) -> None:
     bench.apply_policy(web(app("cli")))
     bench.round()
@@ -260,12 +279,12 @@ def test_endpoints_of_equal_policy_share_a_map(bench: Bench) -> None:
     assert bench.endpoints["c3-eth0"][1] == OPEN
     assert bench.passes("c1-eth0", 301, 80)
     assert not bench.passes("c1-eth0", 302, 80)
-    assert bench.controller.counts.maps_written == 1
-    assert bench.reports[-1].revision == 2
+    assert bench.controller.installed.counts.maps_written == 1
+    assert bench.controller.revision == 2
 
 
 def test_the_old_map_is_freed_when_nobody_can_need_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("podwire.agent.policy_controller.GRACE", 0.05)
+    monkeypatch.setattr("podwire.agent.policy_install.GRACE", 0.05)
     bench.apply_policy(web(app("cli")))
     bench.round()
     (old,) = {number for _, number in bench.endpoints.values()} - {OPEN}
@@ -289,11 +308,11 @@ def test_a_policy_that_comes_back_in_time_has_its_map_still(bench: Bench) -> Non
     bench.apply_policy(web(app("cli")))
     bench.round()
     assert bench.endpoints == before
-    assert bench.controller.counts.maps_written == 2
+    assert bench.controller.installed.counts.maps_written == 2
 
 
 def test_an_agent_takes_over_what_is_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("podwire.agent.policy_controller.GRACE", 0.05)
+    monkeypatch.setattr("podwire.agent.policy_install.GRACE", 0.05)
     bench.apply_policy(web(app("cli")))
     bench.apply_policy(web(app("web"), name="job", app="job"))
     bench.round()
@@ -311,7 +330,7 @@ def test_an_agent_takes_over_what_is_there(bench: Bench, monkeypatch: pytest.Mon
     bench.round()
     assert bench.endpoints["c1-eth0"] == before["c1-eth0"]
     assert bench.endpoints["c4-eth0"][1] == OPEN
-    assert bench.controller.counts.maps_written == 0
+    assert bench.controller.installed.counts.maps_written == 0
     time.sleep(0.06)
     bench.round()
     assert not bench.maps().read(gone)
@@ -339,7 +358,7 @@ def test_a_kind_that_is_not_served_is_no_reason_to_give_up_what_is_enforced(benc
 def test_too_large_a_policy_closes_its_endpoints_and_says_so(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("podwire.agent.policy_controller.LARGEST", 5)
+    monkeypatch.setattr("podwire.agent.policy_install.LARGEST", 5)
     bench.apply_policy(web({"toPorts": [{"ports": [{"port": "1", "endPort": 65534}]}]}))
     bench.round()
     assert bench.endpoints["c1-eth0"][1] == CLOSED
@@ -378,10 +397,34 @@ def test_what_cannot_be_applied_is_not_observed(bench: Bench) -> None:
     with pytest.raises(OSError):
         bench.round()
     assert bench.reports[-1].observed.get("ciliumnetworkpolicies") != "7"
+    assert bench.endpoints["c1-eth0"][1] == OPEN
     bench.broken = False
     bench.controller._state.dirty = True
     bench.round()
     assert bench.reports[-1].observed["ciliumnetworkpolicies"] == "7"
+    assert bench.endpoints["c1-eth0"][1] not in (OPEN, CLOSED)
+    # The same for identities of addresses, where nobody's number changes.
+    bench.broken = True
+    bench.apply_policy(web(cidr("192.0.2.0/24"), app="nobody", name="other"))
+    with pytest.raises(OSError):
+        bench.round()
+    bench.broken = False
+    bench.controller._state.dirty = True
+    bench.round()
+    assert bench.identity_of(OUTSIDE) == bench.controller.cidrs[IPv4Network("192.0.2.0/24")]
+
+
+def test_a_version_that_comes_after_its_change_is_told(bench: Bench) -> None:
+    bench.apply_policy(web(app("cli")))
+    bench.round()
+    bench.controller.take_version("CiliumNetworkPolicy", "7")
+    bench.round()
+    assert bench.reports[-1].observed["ciliumnetworkpolicies"] == "7"
+    count = len(bench.reports)
+    bench.controller.take_version("CiliumNetworkPolicy", "8")  # a bookmark
+    bench.round()
+    assert len(bench.reports) == count
+    assert bench.controller.observed["ciliumnetworkpolicies"] == "8"
 
 
 def test_an_invalid_change_changes_nothing(bench: Bench) -> None:
@@ -392,6 +435,8 @@ def test_an_invalid_change_changes_nothing(bench: Bench) -> None:
     bench.round()
     assert bench.endpoints == before
     assert len(bench.remembered) == 1
+    bench.controller.take_version("CiliumNetworkPolicy", "7")
+    bench.round()
     (problem,) = bench.reports[-1].problems
     assert "is invalid" in problem
     assert "an earlier version stays in force" in problem
@@ -406,7 +451,7 @@ def test_an_invalid_change_changes_nothing(bench: Bench) -> None:
 
 
 def test_maps_that_somebody_else_changed_are_made_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("podwire.agent.policy_controller.GRACE", 0.05)
+    monkeypatch.setattr("podwire.agent.policy_install.GRACE", 0.05)
     bench.apply_policy(web(app("cli")))
     bench.apply_policy(web(app("web"), name="job", app="job"))
     bench.round()
@@ -419,7 +464,7 @@ def test_maps_that_somebody_else_changed_are_made_anew(bench: Bench, monkeypatch
         outer.set_inner(second, inner)
     bench.controller.look_soon()
     bench.round()
-    assert bench.controller.counts.repaired == 2
+    assert bench.controller.installed.counts.repaired == 2
     assert bench.passes("c1-eth0", 301, 80)
     assert bench.passes("c4-eth0", 300, 80)
     assert {first, second}.isdisjoint(number for _, number in bench.endpoints.values())
@@ -429,7 +474,7 @@ def test_maps_that_somebody_else_changed_are_made_anew(bench: Bench, monkeypatch
     assert left == {number for _, number in bench.endpoints.values()} - {OPEN}
     bench.controller.look_soon()
     bench.round()
-    assert bench.controller.counts.repaired == 2
+    assert bench.controller.installed.counts.repaired == 2
 
 
 @pytest.mark.parametrize("seed", range(3))
