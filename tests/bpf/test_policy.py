@@ -57,6 +57,9 @@ PATHS = [
     pytest.param(out_of_the_stack, EGRESS, REMOTE_ID, id="from-the-stack-to-another-node"),
 ]
 
+ONE_EACH = [PATHS[0], PATHS[3]]
+"""One path for either direction: the lookups are the same code for all."""
+
 
 @pytest.fixture
 def cluster(either: Node) -> Node:
@@ -90,7 +93,7 @@ def test_what_no_rule_allows_is_refused(cluster: Node, send: Send, direction: in
     assert send(cluster, UDP_PROTO, 53).reason is None
 
 
-@pytest.mark.parametrize(("send", "direction", "peer"), PATHS)
+@pytest.mark.parametrize(("send", "direction", "peer"), ONE_EACH)
 @pytest.mark.parametrize(
     ("entries", "reason", "match"),
     [
