@@ -33,41 +33,45 @@ LOOK_SECONDS = 0.001
 ASK_EVERY = 15
 """Policies from one question to the agents to the next."""
 TARGETS = {"p50_ms": 100.0, "p99_ms": 500.0}
-KINDS = (
-    ("networkpolicies", "/apis/networking.k8s.io/v1"),
-    ("ciliumnetworkpolicies", "/apis/cilium.io/v2"),
-)
+GROUPS = {"networkpolicies": "/apis/networking.k8s.io/v1", "ciliumnetworkpolicies": "/apis/cilium.io/v2"}
+FORMS = ("NetworkPolicy", "CiliumNetworkPolicy", "CiliumNetworkPolicy with a new prefix")
+"""Policies of these forms take turns. A prefix that no rule named before needs an identity first."""
+
+
+def form(number: int) -> str:
+    """What policy ``number`` is."""
+    return FORMS[number % len(FORMS)]
 
 
 def policy(number: int) -> tuple[str, dict[str, Any]]:
-    """Policy ``number``: the resource's name, and the object. Kubernetes' and Cilium's take turns."""
-    app, peer, port = number // len(KINDS) % APPS, (number + 3) % APPS, 1024 + number
-    resource, group = KINDS[number % len(KINDS)]
-    metadata = {"name": f"policy-{number}"}
-    if resource == "networkpolicies":
-        rule = {
-            "from": [{"podSelector": {"matchLabels": {"app": f"app-{peer}"}}}],
+    """Policy ``number``: the resource's name, and the object."""
+    app, peer, port = selected(number), f"app-{(number + 3) % APPS}", 1024 + number
+    if form(number) == "NetworkPolicy":
+        rule: dict[str, Any] = {
+            "from": [{"podSelector": {"matchLabels": {"app": peer}}}],
             "ports": [{"port": port, "protocol": "TCP"}],
         }
         spec: dict[str, Any] = {
-            "podSelector": {"matchLabels": {"app": f"app-{app}"}}, "policyTypes": ["Ingress"],
-            "ingress": [rule],
+            "podSelector": {"matchLabels": {"app": app}}, "policyTypes": ["Ingress"], "ingress": [rule],
         }  # fmt: skip
-        kind = "NetworkPolicy"
+        resource, kind = "networkpolicies", "NetworkPolicy"
     else:
-        rule = {
-            "fromEndpoints": [{"matchLabels": {"app": f"app-{peer}"}}],
-            "toPorts": [{"ports": [{"port": str(port), "protocol": "TCP"}]}],
-        }
-        spec = {"endpointSelector": {"matchLabels": {"app": f"app-{app}"}}, "ingress": [rule]}
-        kind = "CiliumNetworkPolicy"
-    body = {"apiVersion": group.removeprefix("/apis/"), "kind": kind, "metadata": metadata, "spec": spec}
-    return resource, body
+        rule = {"toPorts": [{"ports": [{"port": str(port), "protocol": "TCP"}]}]}
+        if form(number) == "CiliumNetworkPolicy":
+            rule["fromEndpoints"] = [{"matchLabels": {"app": peer}}]
+        else:
+            rule["fromCIDR"] = [f"198.{18 + number // 256 % 2}.{number % 256}.0/24"]
+        spec = {"endpointSelector": {"matchLabels": {"app": app}}, "ingress": [rule]}
+        resource, kind = "ciliumnetworkpolicies", "CiliumNetworkPolicy"
+    version = GROUPS[resource].removeprefix("/apis/")
+    return resource, {
+        "apiVersion": version, "kind": kind, "metadata": {"name": f"policy-{number}"}, "spec": spec,
+    }  # fmt: skip
 
 
 def selected(number: int) -> str:
     """The app that policy ``number`` is for."""
-    return f"app-{number // len(KINDS) % APPS}"
+    return f"app-{number // len(FORMS) % APPS}"
 
 
 class Follower:
@@ -189,7 +193,7 @@ class Measurement:
         self._reports = Reports(lab.nodes)
         self._maps = kernel.find({node: lab.address(node) for node in lab.nodes})
         Follower(client, NODE_ENDPOINTS, self._reports.take)
-        for resource, group in KINDS:
+        for resource, group in GROUPS.items():
             Follower(client, f"{group}/namespaces/{namespace}/{resource}", self._tell)
         self.taken: dict[str, list[float]] = {
             name: [] for name in ("stored", "told", "first_node", "in_force", "reported", "agent")
@@ -203,7 +207,7 @@ class Measurement:
         resource, body = policy(number)
         watch = Watch(self._maps, [pod for pod in self._pods if pod.app == selected(number)])
         start = time.monotonic()
-        path = f"{dict(KINDS)[resource]}/namespaces/{self._namespace}/{resource}"
+        path = f"{GROUPS[resource]}/namespaces/{self._namespace}/{resource}"
         version = int(self._client.create(path, body)["metadata"]["resourceVersion"])
         stored = time.monotonic()
         ends = watch.wait()
@@ -235,6 +239,10 @@ def run(lab: Lab, pods: int = PODS, policies: int = POLICIES) -> dict[str, Any]:
         "pods": pods,
         "policies": policies,
         **{name: figures(values) for name, values in taken.items()},
+        "in_force_by_form": {
+            each: figures([taken["in_force"][number] for number in range(policies) if form(number) == each])
+            for each in FORMS
+        },
         "seconds": {name: [round(value, 4) for value in values] for name, values in taken.items()},
         "targets": TARGETS,
     }

@@ -19,7 +19,7 @@ PARSERS = {
 NODES = ("one", "two", "three")
 
 
-@pytest.mark.parametrize("number", range(2 * 2 * APPS))
+@pytest.mark.parametrize("number", range(2 * len(latency.FORMS) * APPS))
 def test_policies_are_valid_and_select_the_app_that_is_watched(number: int) -> None:
     resource, body = latency.policy(number)
     body["metadata"]["namespace"] = "space"
