@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from podwire.agent.policy_maps import PolicyMaps
 from podwire.agent.policy_numbers import Meanings, Numbers
-from podwire.agent.policy_tables import CLOSED, LARGEST, Contents, contents, too_large
+from podwire.agent.policy_tables import CLOSED, LARGEST, TOO_LARGE, Contents, contents
 from podwire.policy.model import Compiled
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Installed:
                 held.retired = 0.0
                 continue
             if value.size > LARGEST:
-                failures[digest] = too_large(value.size)
+                failures[digest] = TOO_LARGE
                 continue
             entries = contents(value)
             number = self._inherited.pop(_fingerprint(entries), None)

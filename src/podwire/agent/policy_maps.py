@@ -22,10 +22,10 @@ from podwire.agent.policy_tables import (
     LARGEST,
     NO_PREALLOC,
     POLICIES,
+    TOO_LARGE,
     VALUE_SIZE,
     Contents,
     size_for,
-    too_large,
 )
 from podwire.bpf import BpfError, Map, MapType
 
@@ -203,7 +203,7 @@ def _filled(entries: Contents) -> Map:
 def explain(error: BpfError, entries: int) -> str:
     """Why there is no policy map for so many entries, and the way out."""
     if error.errno in (errno.E2BIG, errno.ENOSPC):
-        return too_large(entries)
+        return TOO_LARGE
     if error.errno == errno.ENOMEM:
         return f"the kernel has no memory for a policy map of {entries} entries"
     return str(error)

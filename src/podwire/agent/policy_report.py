@@ -186,7 +186,7 @@ def endpoint_policy(assigned: Assigned | None, *, audit: bool) -> dict[str, Any]
             DIRECTIONS[direction]: on if closed or direction in assigned.compiled.enforced else DISABLED
             for direction in Direction
         },
-        "entries": 0 if assigned.number in (OPEN, CLOSED) else assigned.compiled.size,
+        "entries": 0 if assigned.number == OPEN else assigned.compiled.size,
         "problem": assigned.problem,
     }
 

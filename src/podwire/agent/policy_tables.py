@@ -94,12 +94,11 @@ def size_for(entries: int) -> int:
     return max(1, entries)
 
 
-def too_large(entries: int) -> str:
-    """Why so many entries cannot be enforced, and the way out."""
-    return (
-        f"its policy comes to {entries} entries, and a policy map holds at most {LARGEST}: select fewer "
-        "peers, or write ranges of ports and wider CIDRs"
-    )
+TOO_LARGE = (
+    f"its policy comes to more than {LARGEST} entries, which is what a policy map holds: select fewer peers, "
+    "or write ranges of ports and wider CIDRs"
+)
+"""Why a policy cannot be enforced, and the way out. Always the same, lest an endpoint's Events pile up."""
 
 
 def prefix_bits(key: MapKey) -> int:

@@ -153,7 +153,7 @@ def test_a_policy_too_large_for_a_map_closes_the_endpoint(cluster: PolicyCluster
     cluster.apply(cnp("web", {"app": "web"}, ingress=[{**many, **ports}, from_app("cli")]))
     eventually(lambda: policy_of(node, web)["problem"], 20)
     assert policy_of(node, web)["number"] == 1
-    assert "a policy map holds at most 65536" in policy_of(node, web)["problem"]
+    assert "comes to more than 65536 entries" in policy_of(node, web)["problem"]
     assert not reaches(cli, web.address, 80)
     assert not reaches(node, web.address, 80)
     problems = (cluster.api.get(NODE_ENDPOINTS, node.name) or {})["status"]["problems"]
