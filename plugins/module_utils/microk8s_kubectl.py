@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.podwire.ebpf.plugins.module_utils.errors import PodwireError
@@ -99,6 +99,24 @@ class Kubectl:
             family = NotFoundError if "NotFound" in message or "not found" in message else KubectlError
             raise family(f"kubectl {' '.join(arguments[:3])}: {message}")
         return done.stdout
+
+    def lines(self, *arguments: str) -> Generator[str, None, None]:
+        """The lines of a command's output as they come. It is ended when nobody wants more of them."""
+        process = subprocess.Popen(
+            self.command(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=clean_environment(os.environ),
+        )
+        try:
+            yield from process.stdout or ()
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
 
     def raw(self, path: str, *, timeout: float | None = None) -> str:
         """GET a path of the API as it is, for instance ``/readyz?verbose``."""

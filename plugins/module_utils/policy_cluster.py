@@ -7,6 +7,7 @@ The server's own dry run fills in defaults and refuses what is wrong before anyt
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from ansible_collections.podwire.ebpf.plugins.module_utils.policy_objects import
 
 TRIES = 4
 """Agents write to an object's status; a change of ours that meets one is made again."""
+WATCH_SECONDS = 10
 _RACES = ("(Conflict)", "(AlreadyExists)", "object has been modified")
 _UNKNOWN_KIND = (
     "no matches for kind",
@@ -198,31 +200,36 @@ class Policies:
 
     def _deleted(self, kind: str, since: str, keys: set[Key]) -> int:
         """The resource version at which the last of the objects went. Only a watch tells it."""
-        seen: dict[Key, int] = {}
-        for _ in range(10):
-            path = f"{KINDS[kind].path}?watch=true&resourceVersion={since}&timeoutSeconds=1"
-            for event in decode_stream(self.kubectl.raw(path)):
+        path = f"{KINDS[kind].path}?watch=true&resourceVersion={since}&timeoutSeconds={WATCH_SECONDS}"
+        versions: dict[Key, int] = {}
+        with contextlib.closing(self.kubectl.lines("get", "--raw", path)) as lines:
+            for line in lines:
+                event = json.loads(line)
                 if event.get("type") == "ERROR":
-                    return 0  # the history is gone: whoever watches lists again
-                item = event.get("object") or {}
+                    break  # the history is gone: whoever watches lists again
                 if event.get("type") == "DELETED":
-                    item.setdefault("kind", kind)
-                    seen[objects.key_of(item)] = int(item["metadata"]["resourceVersion"])
-            if keys <= seen.keys():
-                return max(seen[key] for key in keys)
+                    item = {"kind": kind, **event["object"]}
+                    versions[objects.key_of(item)] = int(item["metadata"]["resourceVersion"])
+                if keys <= versions.keys():
+                    return max(versions[key] for key in keys)
         return 0
 
     def _of_set(self, policy_set: str) -> list[dict[str, Any]]:
         """All objects of a set, of every kind."""
         if self.check_mode and not self.kubectl.installed:
             return []
+        chosen = ("--all-namespaces", f"--selector={objects.SET_LABEL}={policy_set}")
+        kinds = [kind.resource for kind in KINDS.values()]
+        try:
+            return self.kubectl.items(",".join(kinds), *chosen)
+        except KubectlError as error:
+            if not _says(error, _UNKNOWN_KIND):
+                raise
+        # Some kinds are not known here (yet): what there is of the others.
         found: list[dict[str, Any]] = []
-        for kind in KINDS.values():
-            scope = ["--all-namespaces"] if kind.namespaced else []
+        for kind in kinds:
             try:
-                found += self.kubectl.items(
-                    kind.resource, *scope, f"--selector={objects.SET_LABEL}={policy_set}"
-                )
+                found += self.kubectl.items(kind, *chosen)
             except KubectlError as error:
                 if not _says(error, _UNKNOWN_KIND):
                     raise

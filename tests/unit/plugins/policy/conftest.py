@@ -55,11 +55,13 @@ if words[1] == "nodeendpoints.podwire.io":
     status = {{"observed": observed, "problems": store.get("problems", [])}}
     leave(json.dumps({{"items": [{{"metadata": {{"name": "n1"}}, "status": status}}]}}))
 if words[0] == "get" and "-f" not in words:
-    label = words[-3].partition("=")[2]
+    if store["unknown"] and store["unknown"].lower()[:-1] in words[1]:
+        leave("error: the server doesn't have a resource type " + words[1], 1)
+    asked, label = words[1].split(","), words[3].partition("=")[2]
+    mark = "podwire.io/policy-set"
     found = [i for i in store["objects"].values()
-             if words[1].startswith(i["kind"].lower()[:-1])
-             and "podwire.io/policy-set=" + i["metadata"].get("labels", {{}}).get("podwire.io/policy-set",
-             "") == label]
+             if any(name.startswith(i["kind"].lower()[:-1]) for name in asked)
+             and label == mark + "=" + i["metadata"].get("labels", {{}}).get(mark, "")]
     leave(json.dumps({{"items": found}}))
 given = json.load(sys.stdin)["items"]
 if store["unknown"] and any(i["kind"] == store["unknown"] for i in given):

@@ -103,6 +103,14 @@ def test_before_the_kinds_are_known_check_mode_shows_what_would_come(server):
         server.present(cnp("a"))
 
 
+def test_a_set_is_purged_where_only_some_kinds_are_known(server):
+    server.present(knp("a"), policy_set="prod")
+    server.set(unknown="CiliumNetworkPolicy")
+    assert actions(server.absent(policy_set="prod", purge=True)) == {
+        "NetworkPolicy/default/a": objects.DELETE
+    }
+
+
 def test_check_mode_works_before_there_is_a_cluster(tmp_path):
     policies = Policies(Kubectl(Layout(tmp_path)), check_mode=True, warn=print)
     change = policies.present(objects.complete([cnp("a")], "default"), "", False)
