@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.support import eventually
 
-testinfra_hosts = ["ansible://control_plane[0]"]
+testinfra_hosts = ["ansible://cp1"]
 
 KUBECTL = "/snap/bin/microk8s kubectl"
 SITE = "deathstar.default.svc.cluster.local/v1"
@@ -39,21 +39,9 @@ def call(host, played):
     return run
 
 
-@pytest.fixture
-def under(playbook, played):
-    """Bring another of the demo's policies into force; the L3/L4 policy comes back afterwards."""
-
-    def switch(policy: str) -> None:
-        done = playbook(ROLE, "-e", f"podwire_starwars_policy={policy}")
-        assert done.status == 0, done.output
-
-    yield switch
-    switch("l3_l4")
-
-
 def test_every_step_is_as_expected(played) -> None:
     assert played.status == 0, played.output
-    table = [line for line in played.output.splitlines() if " curl --silent " in line]
+    table = [line for line in played.output.splitlines() if " -- curl -s " in line]
     assert len(table) == 12, played.output
     assert not [line for line in table if "FAIL" in line]
 
@@ -96,18 +84,6 @@ def test_endpoints_tell_who_is_isolated(played, lab, agent) -> None:
         "tiefighter": {("Disabled", "Disabled")},
         "xwing": {("Disabled", "Disabled")},
     }
-
-
-def test_nobody_lands_while_everything_is_denied(call, under) -> None:
-    under("deny")
-    for ship in ("tiefighter", "xwing"):
-        assert call(ship, "POST", "request-landing")[0] == TIME_IS_UP
-
-
-def test_without_a_policy_both_land(call, under) -> None:
-    under("none")
-    for ship in ("tiefighter", "xwing"):
-        assert call(ship, "POST", "request-landing") == (0, "Ship landed\n")
 
 
 def test_the_role_changes_nothing_the_second_time(playbook, played) -> None:
