@@ -1,0 +1,1 @@
+../../starwars/tests/test_starwars.py
