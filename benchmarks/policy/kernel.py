@@ -12,7 +12,9 @@ from podwire.agent.tables import EndpointsTable
 from podwire.bpf import Map
 
 _NAME_LENGTH = 15
-ENDPOINTS, SLOTS = "podwire_endpoints4"[:_NAME_LENGTH], "podwire_slots"
+ENDPOINTS, SLOTS, POLICIES = (
+    name[:_NAME_LENGTH] for name in ("podwire_endpoints4", "podwire_slots", "podwire_policies")
+)
 
 
 class State(NamedTuple):
@@ -26,9 +28,10 @@ class State(NamedTuple):
 class NodeMaps:
     """The maps of one node."""
 
-    def __init__(self, endpoints: int, slots: int) -> None:
-        """``endpoints`` and ``slots``: their ids. Raises BpfError."""
+    def __init__(self, endpoints: int, slots: int, policies: int) -> None:
+        """Takes their ids. Raises BpfError."""
         self._endpoints, self._slots = Map.by_id(endpoints), Map.by_id(slots)
+        self._policies = Map.by_id(policies)
         self._table = EndpointsTable(lambda: self._endpoints)
 
     def has(self, address: str) -> bool:
@@ -42,16 +45,24 @@ class NodeMaps:
         endpoint = self._table.decode(value)
         return State(endpoint.policy, self._slots.get(endpoint.slot)["revision"])  # type: ignore[index]
 
+    def ports(self, address: str) -> set[int]:
+        """Ports that the entries of an endpoint's policy begin with. Raises KeyError without a policy."""
+        number = self._policies.get(self.state(address).policy)
+        if not number:
+            raise KeyError(address)
+        with Map.by_id(number) as entries:
+            return {int.from_bytes(key[-2:], "big") for key, _ in entries.raw_items()}
+
     def close(self) -> None:
-        self._endpoints.close()
-        self._slots.close()
+        for each in (self._endpoints, self._slots, self._policies):
+            each.close()
 
 
 def find(nodes: Mapping[str, str]) -> dict[str, NodeMaps]:
     """The maps of nodes, whose names and addresses are given. Raises RuntimeError when they are not here."""
     found: dict[str, NodeMaps] = {}
-    for endpoints, slots in sorted(_pairs(_shown("map"), _shown("prog"))):
-        maps = NodeMaps(endpoints, slots)
+    for numbers in sorted(_together(_shown("map"), _shown("prog"))):
+        maps = NodeMaps(*numbers)
         owner = [name for name, address in nodes.items() if maps.has(address)]
         if len(owner) == 1 and owner[0] not in found:
             found[owner[0]] = maps
@@ -66,15 +77,17 @@ def find(nodes: Mapping[str, str]) -> dict[str, NodeMaps]:
     return found
 
 
-def _pairs(maps: Iterable[Mapping[str, Any]], programs: Iterable[Mapping[str, Any]]) -> set[tuple[int, int]]:
-    """Ids of maps of endpoints, and of slots, that are used together."""
+def _together(
+    maps: Iterable[Mapping[str, Any]], programs: Iterable[Mapping[str, Any]]
+) -> set[tuple[int, int, int]]:
+    """Ids of maps of endpoints, slots and policies that one program uses."""
     names = {item["id"]: item.get("name", "") for item in maps}
-    pairs = set()
+    found = set()
     for program in programs:
         used = {names.get(number): number for number in program.get("map_ids", [])}
-        if ENDPOINTS in used and SLOTS in used:
-            pairs.add((used[ENDPOINTS], used[SLOTS]))
-    return pairs
+        if {ENDPOINTS, SLOTS, POLICIES} <= used.keys():
+            found.add((used[ENDPOINTS], used[SLOTS], used[POLICIES]))
+    return found
 
 
 def _shown(kind: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import threading
 import time
@@ -33,6 +34,7 @@ LOOK_SECONDS = 0.001
 ASK_EVERY = 15
 """Policies from one question to the agents to the next."""
 TARGETS = {"p50_ms": 100.0, "p99_ms": 500.0}
+FIRST_PORT = 1024
 GROUPS = {"networkpolicies": "/apis/networking.k8s.io/v1", "ciliumnetworkpolicies": "/apis/cilium.io/v2"}
 FORMS = ("NetworkPolicy", "CiliumNetworkPolicy", "CiliumNetworkPolicy with a new prefix")
 """Policies of these forms take turns. A prefix that no rule named before needs an identity first."""
@@ -45,7 +47,7 @@ def form(number: int) -> str:
 
 def policy(number: int) -> tuple[str, dict[str, Any]]:
     """Policy ``number``: the resource's name, and the object."""
-    app, peer, port = selected(number), f"app-{(number + 3) % APPS}", 1024 + number
+    app, peer, port = selected(number), f"app-{(number + 3) % APPS}", FIRST_PORT + number
     if form(number) == "NetworkPolicy":
         rule: dict[str, Any] = {
             "from": [{"podSelector": {"matchLabels": {"app": peer}}}],
@@ -203,14 +205,19 @@ class Measurement:
         self._told.setdefault(item["metadata"]["name"], now)
 
     def one(self, number: int) -> None:
-        """Create policy ``number`` and note when what happened. Raises ApiError or TimeoutError."""
+        """Create policy ``number`` and note when what happened. Raises ApiError, TimeoutError, or
+        RuntimeError when pods have a new policy map that is not this policy's."""
         resource, body = policy(number)
-        watch = Watch(self._maps, [pod for pod in self._pods if pod.app == selected(number)])
+        pods = [pod for pod in self._pods if pod.app == selected(number)]
+        watch = Watch(self._maps, pods)
         start = time.monotonic()
         path = f"{GROUPS[resource]}/namespaces/{self._namespace}/{resource}"
         version = int(self._client.create(path, body)["metadata"]["resourceVersion"])
         stored = time.monotonic()
         ends = watch.wait()
+        for pod in pods:
+            if FIRST_PORT + number not in self._maps[pod.node].ports(pod.address):
+                raise RuntimeError(f"the new policy map of {pod.address} is not that of policy {number}")
         times = {
             "stored": stored,
             "first_node": min(ends.values()),
@@ -238,6 +245,7 @@ def run(lab: Lab, pods: int = PODS, policies: int = POLICIES) -> dict[str, Any]:
         "nodes": len(lab.nodes),
         "pods": pods,
         "policies": policies,
+        "load": os.getloadavg()[0],
         **{name: figures(values) for name, values in taken.items()},
         "in_force_by_form": {
             each: figures([taken["in_force"][number] for number in range(policies) if form(number) == each])
