@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernel", default="6.1", help="version of Debian's cloud kernel (default: 6.1)")
     parser.add_argument(
-        "--timeout", type=float, default=1200, help="seconds for boot and tests (default: 1200)"
+        "--timeout", type=float, default=1800, help="seconds for boot and tests (default: 1800)"
     )
     parser.add_argument(
         "tests", nargs="*", help="arguments for pytest (default: the packet tests and the loader's)"
