@@ -127,7 +127,18 @@ def read_icmp(packet: bytes, number: int) -> str:
     kind, _, _, identifier, _ = struct.unpack_from("!BBHHH", packet, start)
     if kind == ECHO_REPLY and identifier == number:
         return ALLOWED
-    return REFUSED if kind == DESTINATION_UNREACHABLE else ""
+    if kind == DESTINATION_UNREACHABLE and _echo_identifier(packet[start + 8 :]) == number:
+        return REFUSED
+    return ""
+
+
+def _echo_identifier(quoted: bytes) -> int | None:
+    """The identifier of the echo request that an error quotes; None when it is about another packet."""
+    start = (quoted[0] & 15) * 4 if quoted else 0
+    if len(quoted) < max(start, 20) + 8 or quoted[9] != socket.IPPROTO_ICMP or quoted[start] != ECHO_REQUEST:
+        return None
+    identifier: int = struct.unpack_from("!H", quoted, start + 4)[0]
+    return identifier
 
 
 def checksum(data: bytes) -> int:

@@ -66,8 +66,13 @@ def test_udp_that_is_refused_and_udp_into_silence():
     assert probe.udp(HERE, port, b"x", 1).observed == probe.REFUSED
 
 
-def packet(kind, identifier):
-    return bytes([0x45]) + bytes(19) + struct.pack("!BBHHH", kind, 0, 0, identifier, 1) + b"data"
+def packet(kind, identifier, protocol=1):
+    header = bytes([0x45]) + bytes(8) + bytes([protocol]) + bytes(10)
+    return header + struct.pack("!BBHHH", kind, 0, 0, identifier, 1) + b"data"
+
+
+def error(quoted):
+    return packet(probe.DESTINATION_UNREACHABLE, 0)[:28] + quoted
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,12 @@ def packet(kind, identifier):
         (packet(probe.ECHO_REPLY, 7), probe.ALLOWED),
         (packet(probe.ECHO_REPLY, 8), ""),
         (packet(probe.ECHO_REQUEST, 7), ""),
-        (packet(probe.DESTINATION_UNREACHABLE, 0), probe.REFUSED),
+        (error(packet(probe.ECHO_REQUEST, 7)), probe.REFUSED),
+        # What others on the machine are refused, and what is too short to tell.
+        (error(packet(probe.ECHO_REQUEST, 8)), ""),
+        (error(packet(probe.ECHO_REQUEST, 7, protocol=17)), ""),
+        (error(packet(probe.ECHO_REQUEST, 7)[:27]), ""),
+        (error(b""), ""),
         (packet(probe.ECHO_REPLY, 7)[:24], ""),
     ],
 )
