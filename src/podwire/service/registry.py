@@ -82,6 +82,8 @@ class Registry:
         """Owners that would use more room in the tables."""
         self._settled = (0, 0)
         """What was in use when they were last looked at."""
+        self._before: dict[FrontendKey, Frontend | None] = {}
+        """While changes are gathered: what those frontends were when it began; None = not there."""
 
     # -- input -------------------------------------------------------------------------------------
 
@@ -155,12 +157,21 @@ class Registry:
             for owner in list(itertools.islice(self._dirty, most)):
                 del self._dirty[owner]
                 self._update(owner, changes)
+            self._drop_needless(changes)
         # Room may have become free for those that did not fit.
         if self._starved and self._settled != self._in_use():
             for owner in sorted(self._starved):
                 self._update(owner, changes)
             self._settled = self._in_use()
+            self._drop_needless(changes)
+        self._before.clear()
         return changes
+
+    def _drop_needless(self, changes: Changes) -> None:
+        """Leave out frontends that are again what they were before this batch."""
+        for key, value in self._before.items():
+            if value is not None and changes.frontends.get(key) == value:
+                del changes.frontends[key]
 
     @property
     def pending(self) -> int:
@@ -335,6 +346,7 @@ class Registry:
         if present is None and len(self._frontends) >= self._limits.frontends:
             return False
         if present != value:
+            self._before.setdefault(key, present)
             self._frontends[key] = changes.frontends[key] = value
             changes.removed_frontends.discard(key)
         return True
@@ -365,9 +377,12 @@ class Registry:
             changes.removed_health_checks.discard(number)
 
     def _remove(self, key: FrontendKey, changes: Changes) -> None:
-        if self._frontends.pop(key, None) is not None:
+        present = self._frontends.pop(key, None)
+        if present is not None:
+            before = self._before.setdefault(key, present)
             changes.frontends.pop(key, None)
-            changes.removed_frontends.add(key)
+            if before is not None:
+                changes.removed_frontends.add(key)
 
     # -- what is in the tables ---------------------------------------------------------------------
 

@@ -411,3 +411,21 @@ def test_full_tables_are_never_overfilled_nor_left_half_empty(
         cut = found != wanted[key]
         assert not cut or used == lists, "room for somebody who was cut short"
     assert len(present) == min(len(wanted), frontends)
+
+
+def test_frontends_that_find_no_room_after_all_are_not_written_again() -> None:
+    """Two lists are wanted, one backend fits: what the second try gives back is what was there."""
+    ports = [
+        {"name": "", "port": 0, "protocol": "TCP", "nodePort": 0},
+        {"name": "", "port": 80, "protocol": "UDP", "nodePort": 30080},
+    ]
+    service = service_object(
+        "b", type="ClusterIP", clusterIP="10.152.183.1", ports=ports, internalTrafficPolicy="Local"
+    )
+    backends = [endpoint("10.1.0.1", HERE, zones=[]), endpoint("10.1.0.2", THERE, zones=[])]
+    item = slice_object(
+        *backends, name="slice1", service="b", ports=[{"name": "", "port": 8080, "protocol": "UDP"}]
+    )
+    value, tables = Registry(CONTEXT, Limits(frontends=2, backends=1)), Tables()
+    run(value, tables, [("service", service), ("flush", None), ("slice", item)])
+    assert_equal(value, tables)
