@@ -84,6 +84,8 @@ class Registry:
         """What was in use when they were last looked at."""
         self._before: dict[FrontendKey, Frontend | None] = {}
         """While changes are gathered: what those frontends were when it began; None = not there."""
+        self._checks_before: dict[int, HealthCheck | None] = {}
+        """The same of health checks."""
 
     # -- input -------------------------------------------------------------------------------------
 
@@ -165,13 +167,17 @@ class Registry:
             self._settled = self._in_use()
             self._drop_needless(changes)
         self._before.clear()
+        self._checks_before.clear()
         return changes
 
     def _drop_needless(self, changes: Changes) -> None:
-        """Leave out frontends that are again what they were before this batch."""
+        """Leave out what is again as it was before this batch."""
         for key, value in self._before.items():
             if value is not None and changes.frontends.get(key) == value:
                 del changes.frontends[key]
+        for number, check in self._checks_before.items():
+            if check is not None and changes.health_checks.get(number) == check:
+                del changes.health_checks[number]
 
     @property
     def pending(self) -> int:
@@ -368,13 +374,18 @@ class Registry:
             # Unless the port has another service's check by now.
             open_check = self._health_checks.get(entry.health_check_port)
             if open_check is not None and open_check.service == owner.name:
-                del self._health_checks[entry.health_check_port]
-                changes.health_checks.pop(entry.health_check_port, None)
-                changes.removed_health_checks.add(entry.health_check_port)
+                self._remove_health_check(entry.health_check_port, changes)
         entry.health_check_port = number
         if number and check is not None and self._health_checks.get(number) != check:
+            self._checks_before.setdefault(number, self._health_checks.get(number))
             self._health_checks[number] = changes.health_checks[number] = check
             changes.removed_health_checks.discard(number)
+
+    def _remove_health_check(self, number: int, changes: Changes) -> None:
+        present = self._health_checks.pop(number)
+        changes.health_checks.pop(number, None)
+        if self._checks_before.setdefault(number, present) is not None:
+            changes.removed_health_checks.add(number)
 
     def _remove(self, key: FrontendKey, changes: Changes) -> None:
         present = self._frontends.pop(key, None)

@@ -429,3 +429,25 @@ def test_frontends_that_find_no_room_after_all_are_not_written_again() -> None:
     value, tables = Registry(CONTEXT, Limits(frontends=2, backends=1)), Tables()
     run(value, tables, [("service", service), ("flush", None), ("slice", item)])
     assert_equal(value, tables)
+
+
+def test_a_health_check_that_loses_its_port_at_once_is_not_removed() -> None:
+    """It is opened and closed in one batch: nobody has heard of it."""
+    port = {"name": "", "port": 80, "protocol": "TCP"}
+    newer = service_object(
+        "a",
+        type="LoadBalancer",
+        clusterIP="10.152.183.1",
+        ports=[{**port, "nodePort": 30080}],
+        externalTrafficPolicy="Local",
+        healthCheckNodePort=32000,
+    )
+    older = service_object(
+        "b", type="NodePort", clusterIP="10.152.183.2", ports=[{**port, "nodePort": 32000}]
+    )
+    newer["metadata"]["creationTimestamp"] = "2021-01-01T00:00:00Z"
+    older["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    value, tables = Registry(CONTEXT), Tables()
+    run(value, tables, [("service", newer), ("service", older)])
+    assert_equal(value, tables)
+    assert not tables.health_checks
