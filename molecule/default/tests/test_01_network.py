@@ -56,7 +56,7 @@ def test_agent_is_allowed_what_it_needs_and_no_more(cluster, lab) -> None:
             ([f"{kind}/status" for kind in CILIUM], ["patch"], None),
             (["identities"], ["get", "list", "watch", "create", "patch", "delete"], None),
             (["nodeendpoints"], ["list", "watch", "create"], None),
-            (["nodeendpoints"], ["patch"], [node]),
+            (["nodeendpoints"], ["patch", "delete"], [node]),
             (["events"], ["create"], None),
         ]
         account = f"system:serviceaccount:kube-system:podwire-agent-{node}"
