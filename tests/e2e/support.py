@@ -16,7 +16,7 @@ from lab.config import Lab
 # Of this run alone: a namespace that is being deleted takes no new pods.
 NAMESPACE = f"podwire-e2e-{secrets.token_hex(2)}"
 # Deletions that a node keeps for its agent. The first one makes the directory.
-QUEUED = "ls /var/lib/podwire/cni-queue 2>/dev/null || true"
+QUEUED = "[ ! -d /var/lib/podwire/cni-queue ] || ls /var/lib/podwire/cni-queue"
 
 
 @dataclass(frozen=True)
