@@ -162,7 +162,13 @@ ARTIFACTS = (
         "node image",
         _cached(
             "node-image",
-            lambda _: [rootfs.SUITE, imagebuild.NODE, imagebuild.WORKLOADS / "address", *_common()],
+            lambda _: [
+                rootfs.SUITE,
+                imagebuild.NODE,
+                imagebuild.WORKLOADS / "address",
+                imagebuild.WORKLOADS / "udp-address.c",
+                *_common(),
+            ],
             lambda directory, _scratch, _made, log: imagebuild.build_node(directory, log),
             2 * GIBIBYTE,
         ),

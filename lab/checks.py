@@ -148,7 +148,8 @@ def command(flow: Flow) -> str:
     port = flow.port or SERVICE_PORTS.get(flow.protocol, HTTP)
     return {
         "tcp": f"curl -s -m 5 http://{address}:{port}/cgi-bin/address",
-        "name": f"curl -s -m 5 http://{address}:{port}/cgi-bin/address",
+        # A resolver asks again after five seconds: one lost datagram is no lost name.
+        "name": f"curl -s -m 12 http://{address}:{port}/cgi-bin/address",
         "bulk": f"curl -s -m 20 -o /dev/null -w '%{{size_download}}' http://{address}:{HTTP}/16m",
         # -W 1: done when the answer is there
         "udp": f"echo ask | timeout 5 /bin/nc -u -W 1 -w 4 {address} {port}",

@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 NODE = HERE / "node"
 WORKLOADS = HERE / "workloads"
 CLUSTER_DNS_PROGRAM = HERE / "cluster_dns"
+UDP_ADDRESS = "usr/local/bin/udp-address"
 PAUSE = "podwire.local/pause:1"
 PROBE = "podwire.local/probe:1"
 CLUSTER_DNS = "podwire.local/cluster-dns:1"
@@ -31,17 +32,21 @@ _MASKED = (
 def build_node(directory: Path, log: Log) -> None:
     """Write ``node.tar``, the root filesystem of a lab node, to ``directory``."""
     overlay = shlex.quote(str(NODE / "rootfs"))
+    server = directory / "udp-address"
+    compile_static("udp-address.c", server)
     hooks = [
         'rm -f "$1"/etc/resolv.conf',
         f'cp -a --no-preserve=ownership {overlay}/. "$1"/',
         'chroot "$1" systemctl enable -q ssh.service snapd.socket',
         f'chroot "$1" systemctl mask -q {_MASKED}',
         f'install -D -m 0755 {shlex.quote(str(WORKLOADS / "address"))} "$1"/srv/www/cgi-bin/address',
+        f'install -D -m 0755 {shlex.quote(str(server))} "$1"/{UDP_ADDRESS}',
         # Each node gets keys and an identity of its own when it starts.
         'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname; : >"$1"/etc/machine-id',
         'mkdir -p "$1"/etc/podwire-lab "$1"/var/log/journal',
     ]
     rootfs.build(directory / "node.tar", rootfs.read_packages(NODE / "packages.txt"), log, hooks=hooks)
+    server.unlink()
 
 
 def build_probe(directory: Path, log: Log) -> None:
@@ -59,6 +64,7 @@ def build_probe(directory: Path, log: Log) -> None:
         (tree / "etc/group").write_text("root:x:0:\n")
         shutil.copy(WORKLOADS / "probe-server", tree / "usr/local/bin/probe-server")
         shutil.copy(WORKLOADS / "address", tree / "srv/www/cgi-bin/address")
+        compile_static("udp-address.c", tree / UDP_ADDRESS)
         run(["ldconfig", "-r", tree], what="indexing the probe image's libraries")
         log("packing the probe image")
         oci.image(directory / "probe.tar", PROBE, tree, command=["/usr/local/bin/probe-server"])
@@ -91,16 +97,20 @@ def add_busybox_links(tree: Path) -> None:
             (tree / "bin" / name).symlink_to("busybox")
 
 
+def compile_static(source: str, output: Path) -> None:
+    """Compile a program of ``lab/workloads`` that runs in any image."""
+    run(
+        ["gcc", "-O2", "-static", "-s", "-Wall", "-Wextra", "-Werror", "-o", output, WORKLOADS / source],
+        what=f"compiling {source}",
+    )
+
+
 def build_pause(directory: Path, log: Log) -> None:
     """Write ``pause.tar``, the image of pod sandboxes, to ``directory``."""
     log("compiling pause")
     tree = directory / "rootfs"
     tree.mkdir()
-    source = WORKLOADS / "pause.c"
-    run(
-        ["gcc", "-O2", "-static", "-s", "-Wall", "-Wextra", "-Werror", "-o", tree / "pause", source],
-        what="compiling the pause image's program",
-    )
+    compile_static("pause.c", tree / "pause")
     oci.image(directory / "pause.tar", PAUSE, tree, entrypoint=["/pause"])
     (tree / "pause").unlink()
     tree.rmdir()
