@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 RETRY = 2.0
 """Seconds between two attempts to bring the node in order."""
+HEALTH_RETRY = 0.5
+"""Seconds between two looks whether there is a health endpoint to probe from."""
 SETTLE = 0.5
 """Seconds to let a change of the host's devices or routes settle: one rarely comes alone."""
 WAITING = 64
@@ -362,7 +364,13 @@ class Agent:
         while True:
             if not self._problem:
                 await self.probe()
-            await asyncio.sleep(self.config.health_interval if not self._problem else RETRY)
+            if self._problem:
+                pause = RETRY
+            elif self.prober.attached:
+                pause = self.config.health_interval
+            else:  # the prefix that the health endpoint's address is from may come any moment
+                pause = HEALTH_RETRY
+            await asyncio.sleep(pause)
 
     async def probe(self) -> None:
         """Run a round of probes now."""

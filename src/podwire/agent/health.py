@@ -64,6 +64,11 @@ class Prober:
         self.last_round: float | None = None
         """When the last round ended, in seconds since the epoch."""
 
+    @property
+    def attached(self) -> bool:
+        """Whether there is a health endpoint to ask from."""
+        return self._endpoint is not None
+
     async def attach(self, endpoint: Endpoint) -> None:
         """Use this health endpoint from now on. Raises NetnsError or OSError."""
         if self._endpoint == endpoint:
