@@ -98,8 +98,10 @@ def judge(
     if ready.get("status") != "True" and (network or not lacks_only_network(ready)):
         why = ready.get("message") or ready.get("reason") or "no condition yet"
         return Readiness(False, f"node {name} is not Ready: {why}", node)
-    renewed = parse_time(((lease or {}).get("spec") or {}).get("renewTime"))
-    if since and (renewed is None or renewed < since):
+    # A kubelet that wants its lease before its node is registered gets none, and tries again after ten
+    # seconds: what it says of the node itself counts as well.
+    words = (((lease or {}).get("spec") or {}).get("renewTime"), ready.get("lastHeartbeatTime"))
+    if since and not any((parse_time(spoken) or 0.0) >= since for spoken in words):
         return Readiness(False, f"kubelet of {name} has not spoken to the API since it was started", node)
     wanted, have = release_of(version), release_of((status.get("nodeInfo") or {}).get("kubeletVersion", ""))
     if wanted and have and wanted != have:

@@ -50,11 +50,11 @@ NO_CNI = (
 )
 
 
-def node(ready="True", message="", version="v1.28.15"):
+def node(ready="True", message="", version="v1.28.15", said=None):
     return {
         "metadata": {"name": "n1"},
         "status": {
-            "conditions": [{"type": "Ready", "status": ready, "message": message}],
+            "conditions": [{"type": "Ready", "status": ready, "message": message, "lastHeartbeatTime": said}],
             "nodeInfo": {"kubeletVersion": version},
         },
     }
@@ -72,6 +72,7 @@ def lease(at):
         (judge({"status": {}}, None, "n1"), "no condition yet"),
         (judge(node(), None, "n1", since=100.0), "not spoken"),
         (judge(node(), lease("1970-01-01T00:01:39.9Z"), "n1", since=100.0), "not spoken"),
+        (judge(node(said="1970-01-01T00:01:40Z"), None, "n1", since=100.5), "not spoken"),
         (judge(node(version="v1.27.1"), None, "n1", version="v1.28.15"), "still at 1.27.1"),
         (judge(node("False", NO_CNI), None, "n1"), "cni plugin"),
         (judge(node("False", f"[{NO_CNI}, PLEG is not healthy]"), None, "n1", network=False), "PLEG"),
@@ -91,6 +92,7 @@ def test_a_node_that_is_not_ready_says_why(look, reason):
     [
         judge(node(), None, "n1"),
         judge(node(), lease("1970-01-01T00:01:40.5Z"), "n1", since=100.0),
+        judge(node(said="1970-01-01T00:01:41Z"), None, "n1", since=100.5),
         judge(node(version="v1.28.15+abc"), None, "n1", version="v1.28.15"),
         judge(node(version="v1.20.2"), None, "n1", version="lab"),
         judge(node("False", NO_CNI), None, "n1", network=False),
