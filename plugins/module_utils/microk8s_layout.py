@@ -62,6 +62,12 @@ class Layout:
     def lock(self, name: str) -> Path:
         return self.locks / name
 
+    def restart_marker(self, service: str) -> Path:
+        """There while a service still runs with other arguments than its files say. It outlives a run that is
+        killed between writing a file and restarting its reader.
+        """
+        return self.lock(f"podwire-restart-{service}")
+
     @property
     def installed(self) -> bool:
         """Whether the snap's data is there at all (the install hook has run)."""

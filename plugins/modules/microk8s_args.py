@@ -147,8 +147,7 @@ def work(node: Node) -> dict[str, Any]:
     path = node.layout.args / node.params["file"]
     text = path.read_text() if path.exists() else ""
     after, changes = edit(text, wanted, node.params["absent"])
-    # The marker outlives a run that is killed between writing the file and restarting its reader.
-    marker = node.layout.lock(f"podwire-restart-{service}")
+    marker = node.layout.restart_marker(service)
     header = {"before_header": str(path), "after_header": str(path)}
     result = {"changes": changes, "service": unit, "diff": {"before": text, "after": after, **header}}
     pending = bool(changes) or marker.exists()

@@ -98,6 +98,11 @@ node_name:
   returned: always
   type: str
   sample: worker1
+network:
+  description: Whether the node has a pod network, which is a configuration by which containerd connects pods.
+  returned: when it is installed
+  type: bool
+  sample: true
 cluster_cidr:
   description: The pods' prefix that the node was set up with.
   returned: when it is installed
@@ -117,6 +122,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_install import WantedFile, files_needed
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_layout import SNAP
 from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_module import ARGUMENTS, Node, run
+from ansible_collections.podwire.ebpf.plugins.module_utils.microk8s_takeover import Takeover
 from ansible_collections.podwire.ebpf.plugins.module_utils.snapd_errors import SnapdUnavailableError
 
 FILE = {"path": {"type": "path", "required": True}, "sha256": {"type": "str", "required": True}}
@@ -159,6 +165,7 @@ def work(node: Node) -> dict[str, Any]:
         "channel": record.get("tracking-channel", ""),
         "role": layout.role,
         "clustered": layout.clustered,
+        "network": bool(Takeover(layout, dry=True).conf_files()),
         "cluster_cidr": layout.argument("kube-proxy", "cluster-cidr") or "",
     }
 

@@ -141,6 +141,8 @@ def join(node: Node) -> dict[str, Any]:
         left = node.deadline - time.monotonic()
         cluster.join(layout, node.params["url"], worker=wanted == "worker", timeout=left)
         seconds["join"] = round(time.time() - began, 2)
+        # Joining has started kubelite anew, with whatever its files say.
+        layout.restart_marker("kubelite").unlink(missing_ok=True)
         if not layout.clustered:
             raise PodwireError(
                 "microk8s join ended well, yet this node is not in a cluster",

@@ -24,7 +24,8 @@ options:
     description:
       - V(claimed) puts C(cni.yaml) aside and creates the locks C(cni-loaded) and C(no-cert-reissue), so that
         the default network is not applied again and a new address on the host reissues no certificates. The
-        network that runs goes on running. Do this on every node before it joins others.
+        network that runs goes on running. A node that was installed a moment ago has none and gets none until
+        it is taken over. Do this on every node before it joins others.
       - V(podwire) does the same, installs the CNI plugin and its configuration, removes the default network's
         configuration, and removes what that network left on the host (links, routes, netfilter chains of both
         iptables flavours, IP sets, address files, results of CNI calls).
@@ -41,12 +42,6 @@ options:
   plugin:
     description: The CNI plugin's binary on the node. Needed for O(state=podwire).
     type: path
-  settle:
-    description:
-      - With O(state=claimed), wait first until some network is configured on the node. Otherwise a new node
-        would keep the state it has in its first seconds, which is none.
-    type: bool
-    default: true
   cluster_cidr:
     description: The pods' prefix; routes of the default network are looked for inside it.
     type: str
@@ -115,7 +110,6 @@ SPEC: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["claimed", "podwire", "default", "forgotten"], "required": True},
     "conflist": {"type": "str"},
     "plugin": {"type": "path"},
-    "settle": {"type": "bool", "default": True},
     "cluster_cidr": {"type": "str", "default": "10.1.0.0/16"},
 }
 
@@ -168,8 +162,6 @@ def work(node: Node) -> dict[str, Any]:
     before = described(takeover)
     result: dict[str, Any] = {}
     if state == "claimed":
-        if node.params["settle"] and not node.check_mode and not takeover.conf_files():
-            takeover.wait_default(node.deadline)
         takeover.claim()
     elif state == "podwire":
         result = take(node, takeover)

@@ -60,7 +60,10 @@ def test_second_run_changes_nothing(uninstalled, playbook) -> None:
     assert (again.status, set(again.changed.values())) == (0, {0}), again.output
 
 
-def test_installs_again(uninstalled, playbook, works) -> None:
+def test_installs_again(uninstalled, playbook, works, on_node, lab) -> None:
+    """This time pods hang on MicroK8s' own network when their node is taken over."""
     played = playbook("site.yml")
     assert played.status == 0, played.output
     works()
+    rest = f"ls {CNI}/args/cni-network | grep conf; ip -o link show cni0 2>/dev/null || true"
+    assert {on_node(node, rest).strip() for node in lab.nodes} == {"05-podwire.conflist"}
