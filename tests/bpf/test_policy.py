@@ -322,16 +322,17 @@ def test_policies_can_be_off(devices: None, objects: object) -> None:
 
 
 def test_verdicts_have_a_budget_of_their_own(devices: None, objects: object) -> None:
-    with Node(objects, cfg_event_rate=3) as node:  # type: ignore[arg-type]
+    with Node(objects, cfg_event_rate=1) as node:  # type: ignore[arg-type]
         p.enforce(node, POD_B, identity=B_ID)
         results = [to_neighbour(node, UDP_PROTO, port) for port in range(1, 60)]
-        drops = sum(len(result.events) for result in results)
-        verdicts = sum(len(result.verdicts) for result in results)
-        assert 3 <= verdicts < 59 and 3 <= drops < 59
-        kinds = [node.maps["podwire_event_budget"].get(kind) for kind in (0, 1, 2)]
-        assert sum(cpu["suppressed"] for cpu in kinds[0]) > 0
-        assert sum(cpu["suppressed"] for cpu in kinds[1]) == 0
-        assert sum(cpu["suppressed"] for cpu in kinds[2]) > 0
+        drops = [event for result in results for event in result.events]
+        verdicts = [event for result in results for event in result.verdicts]
+        for kind, events in ((0, drops), (1, []), (2, verdicts)):
+            # Told by a later event, or still to be told: how many of each depends on the clock.
+            withheld = sum(cpu["suppressed"] for cpu in node.maps["podwire_event_budget"].get(kind))
+            withheld += sum(event["suppressed"] for event in events)
+            assert len(events) + withheld == (len(results) if events else 0)
+        assert 1 <= len(verdicts) < len(results) and 1 <= len(drops) < len(results)
 
 
 def test_events_name_the_packet(node: Node) -> None:
